@@ -1,0 +1,161 @@
+"""KITTI calibration: LiDAR to rectified camera to image, read from object-set and raw files.
+
+Source: Geiger et al., "Vision meets Robotics: The KITTI Dataset" (IJRR 2013), section 4, and the
+read-me files of the object and raw development kits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.errors import LabelError
+
+DEFAULT_IMAGE_SIZE = (1242, 375)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the LiDAR frame maps to the left colour camera.
+
+    Attributes:
+        camera_from_lidar: (4, 4) float64, rectified camera frame (x right, y down, z forward) from LiDAR.
+        image_from_camera: (3, 4) float64, KITTI's P2: pixels from the rectified camera frame.
+        image_size: (width, height) in pixels.
+
+    Raises:
+        LabelError: if a matrix has another shape or cannot be inverted.
+    """
+
+    camera_from_lidar: NDArray[np.float64]
+    image_from_camera: NDArray[np.float64]
+    image_size: tuple[int, int] = DEFAULT_IMAGE_SIZE
+
+    def __post_init__(self) -> None:
+        for name, shape in (("camera_from_lidar", (4, 4)), ("image_from_camera", (3, 4))):
+            found = getattr(self, name)
+            if np.shape(found) != shape or not np.isfinite(found).all():
+                raise LabelError(
+                    f"calibration: {name} has shape {np.shape(found)}, expected {shape}, all finite"
+                )
+        if abs(np.linalg.det(self.camera_from_lidar[:3, :3])) < 1e-6:
+            raise LabelError("calibration: camera_from_lidar cannot be inverted; expected a rotation")
+
+    @cached_property
+    def lidar_from_camera(self) -> NDArray[np.float64]:
+        """(4, 4) float64, the inverse of ``camera_from_lidar``."""
+        return np.linalg.inv(self.camera_from_lidar)
+
+    def to_camera(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(N, 3) points [m] in the rectified camera frame, from (N, 3 or more) points in the LiDAR frame."""
+        return transform(self.camera_from_lidar, points)
+
+    def to_lidar(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(N, 3) points [m] in the LiDAR frame, from (N, 3) points in the rectified camera frame."""
+        return transform(self.lidar_from_camera, points)
+
+    def project(self, camera_points: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(N, 2) pixels u, v of (N, 3) camera points [m]. Only meaningful in front of the camera (z > 0)."""
+        homogeneous = camera_points @ self.image_from_camera[:, :3].T + self.image_from_camera[:, 3]
+        depth = homogeneous[:, 2:]
+        return homogeneous[:, :2] / np.where(np.abs(depth) < 1e-9, 1e-9, depth)
+
+    def in_view(self, points: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """(N,) bool: which LiDAR points the camera sees: in front of it and inside the image."""
+        camera = self.to_camera(points)
+        pixels = self.project(camera)
+        width, height = self.image_size
+        inside = (pixels >= 0).all(axis=1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
+        return inside & (camera[:, 2] > 0)
+
+
+def transform(matrix: NDArray[np.float64], points: NDArray[np.floating]) -> NDArray[np.float64]:
+    """``matrix`` (4, 4) applied to the first three columns of ``points`` (N, 3 or more) [m]; returns (N, 3)."""
+    return np.asarray(points)[:, :3] @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def read_object_calibration(path: Path, image_size: tuple[int, int] = DEFAULT_IMAGE_SIZE) -> Calibration:
+    """The calibration of one frame of the object set (``calib/ID.txt``).
+
+    The tracking benchmark's spelling of the keys (``Tr_velo_cam``, ``R_rect``) is read as well.
+
+    Raises:
+        LabelError: if the file is missing, lacks a matrix, or holds something else than numbers.
+    """
+    values = _read_matrices(path)
+    rectification = _matrix(path, values, ("R0_rect", "R_rect"), (3, 3))
+    velo_to_cam = _matrix(path, values, ("Tr_velo_to_cam", "Tr_velo_cam"), (3, 4))
+    projection = _matrix(path, values, ("P2",), (3, 4))
+    return Calibration(_rectified(rectification, velo_to_cam), projection, image_size)
+
+
+def read_raw_calibration(date_folder: Path) -> Calibration:
+    """The calibration of a raw recording day: ``calib_velo_to_cam.txt`` and ``calib_cam_to_cam.txt``.
+
+    Raises:
+        LabelError: if a file is missing, lacks a matrix, or holds something else than numbers.
+    """
+    velo_path, camera_path = date_folder / "calib_velo_to_cam.txt", date_folder / "calib_cam_to_cam.txt"
+    velo, camera = _read_matrices(velo_path), _read_matrices(camera_path)
+    rotation = _matrix(velo_path, velo, ("R",), (3, 3))
+    translation = _matrix(velo_path, velo, ("T",), (3, 1))
+    rectification = _matrix(camera_path, camera, ("R_rect_00",), (3, 3))
+    projection = _matrix(camera_path, camera, ("P_rect_02",), (3, 4))
+    size = DEFAULT_IMAGE_SIZE
+    if "S_rect_02" in camera:
+        width, height = _matrix(camera_path, camera, ("S_rect_02",), (2,))
+        size = (int(width), int(height))
+    return Calibration(_rectified(rectification, np.hstack([rotation, translation])), projection, size)
+
+
+def write_object_calibration(path: Path, calibration: Calibration) -> None:
+    """Writes ``calib/ID.txt`` so that `read_object_calibration` gives the same calibration back.
+
+    The rectification is the identity: ``Tr_velo_to_cam`` carries the whole transform.
+    """
+    projection = calibration.image_from_camera
+    identity = np.eye(3)
+    rows = {f"P{camera}": projection for camera in range(4)}
+    rows |= {"R0_rect": identity, "Tr_velo_to_cam": calibration.camera_from_lidar[:3]}
+    rows |= {"Tr_imu_to_velo": np.eye(4)[:3]}
+    lines = [f"{key}: " + " ".join(f"{value:.12e}" for value in matrix.ravel()) for key, matrix in rows.items()]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _rectified(rectification: NDArray[np.float64], velo_to_cam: NDArray[np.float64]) -> NDArray[np.float64]:
+    matrix = np.eye(4)
+    matrix[:3] = rectification @ velo_to_cam
+    return matrix
+
+
+def _read_matrices(path: Path) -> dict[str, NDArray[np.float64]]:
+    """Every ``key: numbers`` line of a KITTI calibration file; lines of other content (dates) are passed over."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise LabelError(f"{path}: cannot be read ({error.strerror}); expected a KITTI calibration file") from error
+    values = {}
+    for line in text.splitlines():
+        key, _, numbers = line.strip().partition(" ")
+        try:
+            values[key.rstrip(":")] = np.array([float(number) for number in numbers.split()])
+        except ValueError:
+            continue
+    return values
+
+
+def _matrix(
+    path: Path, values: dict[str, NDArray[np.float64]], keys: tuple[str, ...], shape: tuple[int, ...]
+) -> NDArray[np.float64]:
+    for key in keys:
+        if key in values:
+            if values[key].size != np.prod(shape) or not np.isfinite(values[key]).all():
+                raise LabelError(
+                    f"{path}: {key} holds {values[key].size} numbers, expected {np.prod(shape)}, all finite"
+                )
+            return values[key].reshape(shape)
+    raise LabelError(f"{path}: no line '{keys[0]}: …' of numbers; expected a KITTI calibration file")

@@ -1,0 +1,69 @@
+"""The stages of a frame: one table, read by the pipeline, its timings, the documentation and a test."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Stage(Enum):
+    """Names of the stages, in the order in which a frame passes them."""
+
+    LOAD = "load"
+    VOXELIZE = "voxelize"
+    MASK = "mask"
+    REDUCE = "reduce"
+    BACKBONE = "backbone"
+    DECODE = "decode"
+    NMS = "nms"
+    WRITE = "write"
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One line of the stage table."""
+
+    stage: Stage
+    owner: str  # who runs it: the source, the pipeline or the sink
+    takes: str
+    gives: str
+
+
+STAGES: tuple[StageRow, ...] = (
+    StageRow(Stage.LOAD, "source", "path", "Frame: points (N, 4), LiDAR frame"),
+    StageRow(Stage.VOXELIZE, "pipeline", "points", "BEV grid (rows, cols, channels)"),
+    StageRow(Stage.MASK, "pipeline", "BEV grid", "computation mask, binary, at low resolution"),
+    StageRow(Stage.REDUCE, "pipeline", "mask", "ActiveTiles: which tiles to compute"),
+    StageRow(Stage.BACKBONE, "pipeline", "BEV grid, active tiles", "score map and regression map"),
+    StageRow(Stage.DECODE, "pipeline", "score and regression maps", "candidate boxes, LiDAR frame"),
+    StageRow(Stage.NMS, "pipeline", "candidate boxes", "Detections"),
+    StageRow(Stage.WRITE, "sink", "FrameResult", "label file, JSON line, picture"),
+)
+
+
+class StageClock:
+    """Wall-clock milliseconds per stage of one frame.
+
+    Example::
+
+        clock = StageClock()
+        with clock(Stage.VOXELIZE):
+            ...
+        clock.elapsed_ms["voxelize"]
+    """
+
+    def __init__(self) -> None:
+        self.elapsed_ms: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: Stage) -> Iterator[None]:
+        """Adds the time of the ``with`` body to ``stage``."""
+        start = time.perf_counter_ns()
+        try:
+            yield
+        finally:
+            elapsed = (time.perf_counter_ns() - start) / 1e6
+            self.elapsed_ms[stage.value] = self.elapsed_ms.get(stage.value, 0.0) + elapsed

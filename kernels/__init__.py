@@ -1,0 +1,1 @@
+"""One operation per module: its equation, its NumPy reference, its Numba kernels, its public function."""

@@ -1,0 +1,80 @@
+"""`TileSpec` and `ActiveTiles`: how a map is cut into tiles, and which tiles run.
+
+A *tile* is a rectangle of BEV cells processed together (SBNet's "block"; here that word is left to CUDA).
+Tile ``(n, r, c)`` covers rows ``offset + stride * r`` up to ``+ size`` of image ``n``, and columns likewise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class TileSpec:
+    """Geometry of the tiles on one map; every pair is (rows, cols), in cells of that map.
+
+    Attributes:
+        size: cells per tile.
+        stride: cells from one tile to the next.
+        offset: first cell of tile (0, 0); may be negative.
+        count: tiles along rows and cols.
+
+    Raises:
+        ValueError: if a size, stride or count is not positive (a count may be 0).
+    """
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    offset: tuple[int, int]
+    count: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        for name, least in (("size", 1), ("stride", 1), ("count", 0)):
+            if min(getattr(self, name)) < least:
+                raise ValueError(f"tile {name} is {getattr(self, name)}, expected at least {least} each")
+
+    @classmethod
+    def covering(cls, shape: tuple[int, int], tile_cells: int) -> TileSpec:
+        """Square tiles of ``tile_cells`` without overlap that cover a map of ``shape``; the last may stick out."""
+        rows, cols = (-(-cells // tile_cells) for cells in shape)
+        return cls((tile_cells,) * 2, (tile_cells,) * 2, (0, 0), (rows, cols))
+
+    @property
+    def total(self) -> int:
+        """Number of tiles."""
+        return self.count[0] * self.count[1]
+
+
+@dataclass(frozen=True)
+class ActiveTiles:
+    """The tiles that run, sorted by batch, row, column, so that runs repeat.
+
+    Attributes:
+        index: (M, 3) int32, columns batch, tile row, tile column; M may be 0.
+        spec: geometry of the tiles.
+
+    Raises:
+        ValueError: if the index has another shape or dtype, or names a tile outside ``spec``.
+    """
+
+    index: NDArray[np.int32]
+    spec: TileSpec
+
+    def __post_init__(self) -> None:
+        index = self.index
+        if index.ndim != 2 or index.shape[1] != 3 or index.dtype != np.int32:
+            raise ValueError(f"tile index is {index.dtype} {index.shape}, expected int32 (M, 3)")
+        if len(index) and (index.min() < 0 or (index[:, 1:].max(axis=0) >= self.spec.count).any()):
+            raise ValueError(f"tile index names tiles outside the {self.spec.count} tiles of the map")
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @classmethod
+    def all(cls, spec: TileSpec) -> ActiveTiles:
+        """Every tile of one image: the dense case."""
+        rows, cols = np.indices(spec.count, dtype=np.int32).reshape(2, -1)
+        return cls(np.column_stack([np.zeros_like(rows), rows, cols]), spec)

@@ -1,0 +1,1 @@
+"""Networks: ONNX weights with their metadata, the grid they expect, and the executors that run them."""
