@@ -18,11 +18,10 @@ Float64 = NDArray[np.float64]
 
 # Corner order: the bottom face counter-clockwise from front left, then the top face in the same order.
 _CORNER_SIGNS = np.array(
-    [[1, 1, -1], [-1, 1, -1], [-1, -1, -1], [1, -1, -1], [1, 1, 1], [-1, 1, 1], [-1, -1, 1], [1, -1, 1]], np.float64
+    [[1, 1, -1], [-1, 1, -1], [-1, -1, -1], [1, -1, -1], [1, 1, 1], [-1, 1, 1], [-1, -1, 1], [1, -1, 1]],
+    np.float64,
 )
-BOX_EDGES = np.array(
-    [(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7)]
-)
+BOX_EDGES = np.array([(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7)])
 # Box edges are cut here before projection: pixels of points at or behind the camera mean nothing.
 NEAR_PLANE_M = 0.1
 

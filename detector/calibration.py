@@ -39,9 +39,7 @@ class Calibration:
         for name, shape in (("camera_from_lidar", (4, 4)), ("image_from_camera", (3, 4))):
             found = getattr(self, name)
             if np.shape(found) != shape or not np.isfinite(found).all():
-                raise LabelError(
-                    f"calibration: {name} has shape {np.shape(found)}, expected {shape}, all finite"
-                )
+                raise LabelError(f"calibration: {name} has shape {np.shape(found)}, expected {shape}, all finite")
         if abs(np.linalg.det(self.camera_from_lidar[:3, :3])) < 1e-6:
             raise LabelError("calibration: camera_from_lidar cannot be inverted; expected a rotation")
 

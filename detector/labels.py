@@ -116,7 +116,7 @@ def read_labels(path: Path) -> KittiLabels:
             raise LabelError(f"{path}, line {number}: {error}; expected a name and numbers") from error
         types.append(words[0])
         rows.append(row if len(row) > NUMBERS_WITHOUT_SCORE else [*row, np.nan])
-    return KittiLabels.from_table(tuple(types), np.array(rows, np.float64).reshape(len(rows), -1))
+    return KittiLabels.from_table(tuple(types), np.array(rows, np.float64))
 
 
 def format_labels(labels: KittiLabels) -> str:

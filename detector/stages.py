@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+
+import numpy as np
 
 
 class Stage(Enum):
@@ -67,3 +69,23 @@ class StageClock:
         finally:
             elapsed = (time.perf_counter_ns() - start) / 1e6
             self.elapsed_ms[stage.value] = self.elapsed_ms.get(stage.value, 0.0) + elapsed
+
+
+def summarize(frames: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Percentiles over frames of every stage, and of "total": load to nms, writing excluded.
+
+    Args:
+        frames: milliseconds per stage name, one mapping per frame; may be empty.
+
+    Returns:
+        Per stage name ``{"p50_ms", "p95_ms", "p99_ms", "max_ms"}``, in the order of the stage table.
+    """
+    if not frames:
+        return {}
+    columns = {row.stage.value: [frame.get(row.stage.value, 0.0) for frame in frames] for row in STAGES}
+    columns["total"] = [sum(ms for name, ms in frame.items() if name != Stage.WRITE.value) for frame in frames]
+    summary = {}
+    for name, values in columns.items():
+        p50, p95, p99 = np.percentile(values, [50, 95, 99])
+        summary[name] = {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "max_ms": max(values)}
+    return {name: {key: round(float(value), 3) for key, value in row.items()} for name, row in summary.items()}

@@ -86,9 +86,7 @@ class BevSpec:
         """
         unknown = set(values) - set(cls.__dataclass_fields__)
         if unknown:
-            raise ModelError(
-                f"BEV grid: unknown keys {sorted(unknown)}; expected {sorted(cls.__dataclass_fields__)}"
-            )
+            raise ModelError(f"BEV grid: unknown keys {sorted(unknown)}; expected {sorted(cls.__dataclass_fields__)}")
         try:
             return cls(**{key: float(value) for key, value in values.items()})
         except (TypeError, ValueError) as error:

@@ -1,0 +1,34 @@
+# Needs Python 3.11 or newer, make and git. Everything lands in .venv and demo/ of this folder.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The GPU build of onnxruntime only where an NVIDIA driver answers: it is 1.5 GB with its libraries.
+RUNTIME := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
+DEMO_FRAMES := 20
+
+.PHONY: setup demo test deep lint clean
+setup: $(VENV)/.done-$(RUNTIME)
+
+$(VENV)/.done-%: pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "roadblocks needs Python 3.11 or newer: make PYTHON=python3.11"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test,$*]'
+	touch $@
+
+demo: setup
+	$(BIN)/python -m tools.demo demo --frames $(DEMO_FRAMES)
+
+test: setup
+	$(BIN)/python -m pytest
+
+deep: setup
+	$(BIN)/python -m pytest -m deep
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo

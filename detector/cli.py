@@ -1,0 +1,243 @@
+"""The command `roadblocks`. Commands are thin: they read options, call one function, print what it says."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from detector.errors import ExitCode, RoadblocksError
+
+# Messages and progress go to stderr, results to stdout: pipes stay clean.
+messages = Console(stderr=True, highlight=False)
+results = Console(highlight=False)
+
+
+class Commands(click.Group):
+    """The command group: plug-in commands join by entry point, errors become one line and exit code 2."""
+
+    PLUGINS = "roadblocks.commands"
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Names of all commands."""
+        return sorted({*super().list_commands(context), *metadata.entry_points(group=self.PLUGINS).names})
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The command of a name; plug-ins are imported only when asked for."""
+        own = super().get_command(context, name)
+        plugins = metadata.entry_points(group=self.PLUGINS, name=name)
+        return own or next((plugin.load() for plugin in plugins), None)
+
+    def invoke(self, context: click.Context) -> Any:
+        """Runs the command; an error a user can cause is told without a traceback."""
+        try:
+            return super().invoke(context)
+        except RoadblocksError as error:
+            messages.print(Text(f"error: {error}", style="red"), soft_wrap=True)
+            sys.exit(ExitCode.FAILED)
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            messages.print(Text(f"error: {place}{error.strerror or error}", style="red"), soft_wrap=True)
+            sys.exit(ExitCode.FAILED)
+        except (KeyboardInterrupt, click.exceptions.Abort):
+            messages.print("interrupted")
+            sys.exit(ExitCode.INTERRUPTED)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="roadblocks")
+def main() -> None:
+    """LiDAR vehicle detection that computes only where vehicles can be.
+
+    \b
+    Nothing at hand?  roadblocks sample drive
+    Detect:           roadblocks detect drive -o out --render
+    Evaluate:         roadblocks evaluate out drive
+    """
+    handler = RichHandler(console=messages, show_time=False, show_path=False, show_level=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+
+
+class SliceType(click.ParamType):
+    """A:B, A: or :B, a slice of the sorted list of frames."""
+
+    name = "A:B"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> slice:
+        """Text to slice."""
+        if isinstance(value, slice):
+            return value
+        try:
+            start, stop = (int(part) if part else None for part in value.split(":"))
+        except ValueError:
+            self.fail(f"'{value}' is no slice; expected A:B, for example 0:100 or 50:", param, context)
+        return slice(start, stop)
+
+
+@main.command()
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Output folder.")
+@click.option("--config", default="kitti", show_default=True, help="Shipped configuration or a YAML file.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
+@click.option("--mask", help="Source of the computation mask.")
+@click.option("--score", type=click.FloatRange(0, 1), help="Least score of a box that is written.")
+@click.option("--frames", type=SliceType(), help="Slice of the sorted frames, as in Python.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of the network. Default: all cores.")
+@click.option("--render", is_flag=True, help="Draw a bird's-eye-view picture per frame.")
+@click.option("--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True, help="Bad frames.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run in OUT.")
+@click.option("--json", "json_file", help="Write the run's summary as JSON; - is stdout.")
+def detect(
+    sources: tuple[str, ...],
+    out: Path,
+    config: str,
+    device: str | None,
+    mask: str | None,
+    score: float | None,
+    frames: slice | None,
+    threads: int | None,
+    render: bool,
+    on_error: str,
+    resume: bool,
+    json_file: str | None,
+) -> None:
+    """Find vehicles in recorded frames.
+
+    SOURCE is a KITTI object folder (with or without training/), a KITTI raw drive, date folder or root, a folder
+    of .bin, .pcd or .ply files, a quoted glob pattern, or one such file.
+
+    \b
+    roadblocks detect $KITTI -o out --render
+    roadblocks detect 2011_09_26/2011_09_26_drive_0005_sync -o out --frames 0:50
+    roadblocks detect 'sweeps/*.pcd' -o out
+
+    Exit codes: 0 all frames good, 1 some skipped, 2 nothing could be done, 130 Ctrl-C.
+    """
+    from detector.pipeline import Pipeline
+    from detector.run import RunOptions, detect_sources
+    from detector.sources import open_sources
+
+    opened = open_sources(sources, frames)
+    for source in opened:
+        if source.why_no_calibration:
+            reason = f"{source.path}: {source.why_no_calibration}; boxes go to detections.jsonl, LiDAR frame"
+            messages.print(Text(reason), soft_wrap=True)
+    with messages.status("loading the network and compiling kernels (the first run takes longer) …"):
+        pipeline = Pipeline.from_config(config, device=device, mask=mask, score=score, threads=threads)
+        pipeline.warm_up()
+    total = sum(len(source.frames) for source in opened)
+    with _progress() as progress:
+        task = progress.add_task("detect", total=total)
+        summary = detect_sources(
+            pipeline,
+            opened,
+            out,
+            RunOptions(render, on_error == "stop", resume),
+            lambda: progress.advance(task),
+        )
+    _print_summary(summary.to_json(), out, json_file)
+    if summary.interrupted:
+        raise KeyboardInterrupt
+    if summary.skipped:
+        sys.exit(ExitCode.SKIPPED_FRAMES if summary.good or summary.resumed else ExitCode.FAILED)
+
+
+@main.command()
+@click.argument("predictions", type=click.Path(path_type=Path))
+@click.argument("labels", type=click.Path(path_type=Path))
+@click.option("--split", type=click.Path(path_type=Path), help="File that lists the frame ids to count.")
+@click.option("--json", "json_file", help="Write the result as JSON; - is stdout.")
+def evaluate(predictions: Path, labels: Path, split: Path | None, json_file: str | None) -> None:
+    """Average precision by the official KITTI protocol: 2D, BEV and 3D, 11 and 40 recall points.
+
+    PREDICTIONS is an output folder of `detect` or its label_2, LABELS a folder of KITTI label files.
+
+    \b
+    roadblocks evaluate out $KITTI/training/label_2 --split $KITTI/ImageSets/val.txt
+    """
+    from detector.evaluate import evaluate_folders, result_table
+
+    report = evaluate_folders(predictions, labels, split)
+    if json_file != "-":
+        results.print(result_table(report))
+    if json_file:
+        _write_json(json_file, report.average_precision)
+
+
+class RateColumn(ProgressColumn):
+    """Frames per second."""
+
+    def render(self, task: Task) -> Text:
+        """The rate of the last seconds."""
+        return Text(f"{task.speed:.1f} frames/s" if task.speed else "")
+
+
+def _progress() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RateColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=messages)
+
+
+def _print_summary(summary: dict[str, Any], out: Path, json_file: str | None) -> None:
+    if json_file:
+        _write_json(json_file, summary)
+    if json_file == "-":
+        return
+    if summary["stages"]:
+        results.print(stage_table(summary["stages"]))
+    resumed = f" ({summary['resumed']} done before)" if summary["resumed"] else ""
+    skipped = f", {len(summary['skipped'])} skipped" if summary["skipped"] else ""
+    results.print(
+        Text(f"{summary['frames']} frames{resumed}, {summary['boxes']} boxes{skipped}. Output: {out}"),
+        soft_wrap=True,
+    )
+
+
+def stage_table(stages: dict[str, dict[str, float]]) -> Table:
+    """Milliseconds per stage as a table."""
+    table = Table(title="Milliseconds per frame")
+    table.add_column("stage")
+    for name in ("p50", "p95", "max"):
+        table.add_column(name, justify="right")
+    for stage, row in stages.items():
+        if stage == "total":
+            table.add_section()
+        values = (f"{row[f'{name}_ms']:.2f}" for name in ("p50", "p95", "max"))
+        table.add_row("total, load to nms" if stage == "total" else stage, *values)
+    return table
+
+
+def _write_json(file: str, value: Any) -> None:
+    from detector.files import write_json
+
+    if file == "-":
+        click.echo(json.dumps(value, indent=1, sort_keys=True))
+    else:
+        write_json(Path(file), value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Configuration: frozen dataclasses with every default, YAML that names only what differs.
+
+Unknown keys are errors at every level, with a suggestion; YAML is loaded safely (no tags, no objects).
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from detector.errors import ConfigError
+
+T = TypeVar("T")
+
+# A configuration is a page of text; a larger file is something else, or meant to exhaust memory.
+MAX_FILE_BYTES = 100_000
+
+
+@dataclass(frozen=True)
+class SensorConfig:
+    """How the points reach the pipeline."""
+
+    crop_to_camera: bool = True  # keep only what the camera sees, where there is a calibration
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """Which part of the grid is computed."""
+
+    source: str = "all"
+
+
+@dataclass(frozen=True)
+class NmsConfig:
+    """Rotated-IoU non-maximum suppression."""
+
+    iou: float = 0.1  # boxes overlapping a better one by more are dropped; cars do not overlap
+    max_candidates: int = 2000  # best-scoring cells that enter
+    max_boxes: int = 200  # boxes that leave
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that can be set; `configs/*.yaml` and the command line override the defaults."""
+
+    model: str = "kitti"  # a shipped network's name or the path of an ONNX file
+    device: str = "auto"
+    score: float = 0.05  # boxes below are not written; average precision needs the tail
+    sensor: SensorConfig = field(default_factory=SensorConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    nms: NmsConfig = field(default_factory=NmsConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.score <= 1:
+            raise ConfigError(f"score is {self.score}, expected 0 to 1")
+        if not 0 <= self.nms.iou <= 1:
+            raise ConfigError(f"nms.iou is {self.nms.iou}, expected 0 to 1")
+        if min(self.nms.max_candidates, self.nms.max_boxes) < 1:
+            raise ConfigError("nms.max_candidates and nms.max_boxes: expected at least 1")
+
+
+def config_folder() -> Path:
+    """Where the shipped configurations lie."""
+    return Path(str(resources.files("configs")))
+
+
+def load_config(name_or_path: str | Path, cls: type[T] = Config) -> T:  # type: ignore[assignment]
+    """The configuration of a shipped name ("kitti") or a YAML file, checked key by key.
+
+    Raises:
+        ConfigError: if there is no such file, it is no YAML mapping, or a key or value is wrong.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = config_folder() / f"{name_or_path}.yaml"
+    if not path.is_file():
+        shipped = ", ".join(sorted(file.stem for file in config_folder().glob("*.yaml")))
+        raise ConfigError(f"{name_or_path}: no such configuration; expected a .yaml file or one of: {shipped}")
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_FILE_BYTES}")
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not a readable YAML file: {reason}") from error
+    return from_mapping(cls, {} if values is None else values, str(path))
+
+
+def from_mapping(cls: type[T], values: Any, where: str) -> T:
+    """A dataclass from nested plain values; ``where`` names the origin in errors.
+
+    Raises:
+        ConfigError: if a key is unknown, or a value has another type than the field.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: found {type(values).__name__}, expected keys and values")
+    types_of = typing.get_type_hints(cls)
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"expected one of: {', '.join(sorted(known))}"
+            raise ConfigError(f"{where}: unknown key '{key}'; {hint}")
+        checked[key] = _checked(types_of[key], value, f"{where}: {key}")
+    return cls(**checked)
+
+
+def _checked(kind: Any, value: Any, where: str) -> Any:
+    if is_dataclass(kind):
+        return from_mapping(typing.cast(type, kind), value, where)
+    if isinstance(kind, types.UnionType):
+        return None if value is None else _checked(typing.get_args(kind)[0], value, where)
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)[0]
+        if not isinstance(value, list):
+            raise ConfigError(f"{where} is {value!r}, expected a list")
+        return tuple(_checked(inner, item, where) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise ConfigError(f"{where} is {value!r}, expected {kind.__name__}")
+    return value

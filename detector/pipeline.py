@@ -1,0 +1,145 @@
+"""`Pipeline`: one frame from points to boxes, as straight-line code. The only place where stages meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.config import Config, load_config
+from detector.errors import ConfigError, FrameError
+from detector.sources import open_sources
+from detector.stages import Stage, StageClock
+from detector.types import Detections, Frame, FrameResult
+from kernels.decode import decode
+from kernels.nms import nms
+from kernels.reduce_mask import reduce_mask
+from kernels.tiles import TileSpec
+from kernels.voxelize import voxelize
+from models.dense import DenseExecutor
+from models.masks import MASK_SOURCES, MASK_STRIDE
+from models.network import load_network
+
+TILE_CELLS = 16  # side of a tile on the BEV grid
+
+
+class Pipeline:
+    """Detects vehicles in LiDAR frames.
+
+    One pipeline owns its buffers: use it from one thread at a time, or make one per thread.
+
+    Example::
+
+        pipeline = Pipeline.from_config("kitti")
+        for result in pipeline.stream("drive/"):
+            print(result.frame_id, result.detections.boxes, result.stage_ms)
+    """
+
+    def __init__(self, config: Config, threads: int | None = None) -> None:
+        """Loads the network that the configuration names.
+
+        Raises:
+            RoadblocksError: if the configuration, the network or the device cannot be used.
+        """
+        if config.mask.source not in MASK_SOURCES:
+            raise ConfigError(f"mask.source is '{config.mask.source}', expected one of: {', '.join(MASK_SOURCES)}")
+        self.config = config
+        self.network = load_network(config.model)
+        self.spec = self.network.info.grid
+        self._executor = DenseExecutor(self.network, config.device, threads)
+        self.device = self._executor.device
+        self._mask = MASK_SOURCES[config.mask.source]
+        self._grid = np.zeros(self.spec.shape, np.float32)
+        cells = (self.spec.rows, self.spec.cols)
+        self.tiles = TileSpec.covering(cells, TILE_CELLS)
+        mask_shape = (-(-cells[0] // MASK_STRIDE), -(-cells[1] // MASK_STRIDE))
+        self._mask_tiles = TileSpec.covering(mask_shape, TILE_CELLS // MASK_STRIDE)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: str | Path | Config = "kitti",
+        *,
+        device: str | None = None,
+        mask: str | None = None,
+        score: float | None = None,
+        threads: int | None = None,
+    ) -> Pipeline:
+        """The pipeline of a shipped configuration, a YAML file or a `Config`; the keywords override it.
+
+        Args:
+            config: name, path or value.
+            device: "auto", "cpu" or "cuda".
+            mask: source of the computation mask.
+            score: least score of a box, 0..1.
+            threads: CPU threads of the network, None for all cores.
+
+        Raises:
+            RoadblocksError: as the constructor, or if the configuration cannot be read.
+        """
+        values = config if isinstance(config, Config) else load_config(config)
+        changes: dict[str, Any] = {"device": device, "score": score}
+        values = replace(values, **{key: value for key, value in changes.items() if value is not None})
+        if mask is not None:
+            values = replace(values, mask=replace(values.mask, source=mask))
+        return cls(values, threads)
+
+    def detect(self, frame: Frame | NDArray[np.float32]) -> FrameResult:
+        """Boxes of one frame.
+
+        Args:
+            frame: a `Frame`, or its points: (N, 4) float32, columns x, y, z [m, LiDAR], intensity [0, 1].
+
+        Raises:
+            FrameError: if the points have another shape or dtype.
+        """
+        if not isinstance(frame, Frame):
+            frame = Frame(frame)
+        config, spec, clock = self.config, self.spec, StageClock()
+        with clock(Stage.VOXELIZE):
+            points = self._in_view(frame)
+            origin = (spec.x_min_m, spec.y_min_m, spec.z_min_m)
+            grid = voxelize(points, origin, spec.cell_m, spec.z_bin_m, spec.shape, out=self._grid)
+        with clock(Stage.MASK):
+            mask = self._mask(grid, spec)
+        with clock(Stage.REDUCE):
+            tiles = reduce_mask(mask, self._mask_tiles)
+        with clock(Stage.BACKBONE):
+            score, regression = self._executor.run(grid, tiles)
+        with clock(Stage.DECODE):
+            cell_m = spec.cell_m * self.network.info.output_stride
+            boxes, scores = decode(score, regression, origin[:2], cell_m, config.score, config.nms.max_candidates)
+        with clock(Stage.NMS):
+            keep = nms(boxes, scores, config.nms.iou, config.nms.max_boxes)
+            label = self.network.info.classes[0]
+            detections = Detections(boxes[keep], scores[keep], (label,) * len(keep))
+        return FrameResult(frame, detections, clock.elapsed_ms, len(tiles), tiles.spec.total)
+
+    def stream(self, source: str | Path | Iterable[Frame | NDArray[np.float32]]) -> Iterator[FrameResult]:
+        """Results of every frame of a path, or of an iterable of frames or arrays, in order.
+
+        Raises:
+            RoadblocksError: if the source or a frame is bad; the frames before it have been yielded.
+        """
+        if isinstance(source, str | Path):
+            source = (file.load() for opened in open_sources([source]) for file in opened.frames)
+        for number, frame in enumerate(source):
+            yield self.detect(frame if isinstance(frame, Frame) else Frame(frame, id=str(number)))
+
+    def warm_up(self) -> None:
+        """Runs one small frame, so that kernels are compiled and the network's buffers exist."""
+        spec = self.spec
+        point = np.array([[spec.x_min_m + 1, spec.y_min_m + 1, spec.z_min_m + 1, 0.5]], np.float32)
+        self.detect(Frame(point, id="warm-up"))
+        nms(np.ones((2, 7), np.float32), np.ones(2, np.float32), 0.5, 2)
+
+    def _in_view(self, frame: Frame) -> NDArray[np.float32]:
+        if frame.calibration is None or not self.config.sensor.crop_to_camera:
+            return frame.points
+        if not np.isfinite(frame.points).all():
+            raise FrameError(f"frame {frame.id}: points hold NaN or infinity; expected finite coordinates")
+        return frame.points[frame.calibration.in_view(frame.points)]

@@ -1,0 +1,245 @@
+"""Readers of point files: KITTI's .bin, and .pcd and .ply through Open3D.
+
+Whatever the file, the result is what `detector.types.Frame` wants, or a `FrameError` that names the file.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.errors import FrameError, MissingExtraError
+
+log = logging.getLogger("roadblocks")
+
+Float32 = NDArray[np.float32]
+
+POINT_SUFFIXES = (".bin", ".pcd", ".ply")
+# A rotating LiDAR gives a few hundred thousand points a turn: more is a map, or a header that lies.
+MAX_POINTS = 5_000_000
+MAX_NONFINITE_SHARE = 0.05
+BYTES_PER_POINT = 16
+# Highest values of the intensity scales in use: already 0..1, 8 bit, 16 bit.
+INTENSITY_SCALES = (1.0, 255.0, 65535.0)
+INTENSITY_NAMES = ("intensity", "reflectance", "reflectivity", "scalar_intensity")
+MAX_HEADER_BYTES = 65_536
+PLY_TYPES = {
+    1: b"char uchar int8 uint8",
+    2: b"short ushort int16 uint16",
+    4: b"int uint float int32 uint32 float32",
+    8: b"double float64",
+}
+PLY_BYTES = {name: size for size, names in PLY_TYPES.items() for name in names.split()}
+OPEN3D_LIBRARIES = "libusb-1.0-0 libegl1 libgl1 libx11-6 libudev1 libidn2-0"
+
+
+def read_points(path: Path) -> Float32:
+    """The points of one file, fit for a `Frame`.
+
+    Non-finite points are dropped, and intensities of 8 or 16 bits scaled to 0..1, with a logged warning.
+
+    Args:
+        path: a .bin (float32 x, y, z, intensity), .pcd or .ply file; coordinates in metres, LiDAR frame.
+
+    Returns:
+        (N, 4) float32, columns x, y, z [m, LiDAR frame] and intensity [0, 1]; N may be 0.
+
+    Raises:
+        FrameError: if the file cannot be read, is truncated or too large, or its values make no sense.
+        MissingExtraError: if a .pcd or .ply file needs Open3D and it cannot be imported.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise FrameError(f"{path}: cannot be read ({error.strerror}); expected a point file") from error
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device would wait for ever
+        raise FrameError(f"{path}: is no regular file; expected a point file ({', '.join(POINT_SUFFIXES)})")
+    if path.suffix.lower() not in POINT_SUFFIXES:
+        raise FrameError(f"{path}: unknown kind of file, expected {', '.join(POINT_SUFFIXES)}")
+    try:
+        points = _read_bin(path, status.st_size) if path.suffix.lower() == ".bin" else _read_with_open3d(path)
+    except OSError as error:
+        raise FrameError(f"{path}: cannot be read ({error.strerror or error}); expected a point file") from error
+    return _scaled(path, _finite(path, points))
+
+
+def _read_bin(path: Path, num_bytes: int) -> Float32:
+    if num_bytes % BYTES_PER_POINT:
+        raise FrameError(
+            f"{path}: {num_bytes} bytes, expected a multiple of {BYTES_PER_POINT}, float32 x y z intensity: "
+            "the file is truncated or of another format; copy it again"
+        )
+    _check_count(path, num_bytes // BYTES_PER_POINT)
+    values = np.fromfile(path, "<f4")
+    if values.nbytes != num_bytes:
+        raise FrameError(f"{path}: read {values.nbytes} bytes, expected {num_bytes}; is it still being written?")
+    return values.reshape(-1, 4).astype(np.float32, copy=False)
+
+
+def _read_with_open3d(path: Path) -> Float32:
+    """Points of a .pcd or .ply file; zeros where it holds no intensity."""
+    header = _read_header(path)
+    expected = header.num_points
+    _check_count(path, expected)
+    if expected == 0:  # Open3D calls such a file broken; it is not
+        return np.zeros((0, 4), np.float32)
+    _check_complete(path, header)
+    open3d = _import_open3d(path)
+    # Open3D tells of bad files on stdout, which may carry our JSON; the checks here tell us instead.
+    with open3d.utility.VerbosityContextManager(open3d.utility.VerbosityLevel.Error):
+        try:
+            fields = open3d.t.io.read_point_cloud(str(path)).point
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise FrameError(f"{path}: Open3D cannot read it ({reason}); export it again") from error
+    columns = {name.lower(): fields[name].numpy() for name in fields}
+    positions = columns.get("positions", np.zeros((0, 3)))
+    if positions.shape != (expected, 3):
+        raise FrameError(
+            f"{path}: {len(positions)} points could be read, expected the {expected} its header promises: "
+            "the file is truncated or broken; copy it again"
+        )
+    points = np.zeros((expected, 4), np.float32)
+    points[:, :3] = positions
+    name = next((name for name in INTENSITY_NAMES if name in columns), None)
+    if name is not None:
+        points[:, 3] = columns[name].reshape(-1)
+    return points
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a .pcd or .ply header promises.
+
+    Attributes:
+        num_points: points.
+        encoding: "ascii", "binary", "binary_little_endian", "binary_compressed", …
+        num_fields: numbers per point.
+        point_bytes: bytes per point in a binary file.
+        body_offset: where the points start in the file, bytes.
+    """
+
+    num_points: int
+    encoding: str
+    num_fields: int
+    point_bytes: int
+    body_offset: int
+
+
+def _read_header(path: Path) -> _Header:
+    """The header of a .pcd or .ply file: their words differ, so one loop reads both."""
+    with path.open("rb") as stream:
+        lines = stream.read(MAX_HEADER_BYTES).splitlines(keepends=True)
+    num_points, encoding, element, offset = -1, b"", b"", 0
+    sizes: list[int] = []
+    counts: list[int] = []
+    try:
+        for line in lines:
+            offset += len(line)
+            match line.split():
+                case [b"POINTS", number]:
+                    num_points = int(number)
+                case [b"SIZE", *numbers]:
+                    sizes = [int(number) for number in numbers]
+                case [b"COUNT", *numbers]:
+                    counts = [int(number) for number in numbers]
+                # The name is bound whatever the guard says: later properties belong to that element.
+                case [b"element", element, number] if element == b"vertex":
+                    num_points = int(number)
+                case [b"property", kind, _] if element == b"vertex":
+                    sizes.append(PLY_BYTES[kind])
+                case [b"format", encoding, _]:
+                    pass
+                case [b"DATA", encoding]:
+                    break
+                case [b"end_header"]:
+                    break
+        if num_points < 0 or not sizes or not encoding:
+            raise ValueError("number of points, their fields or encoding are not told")
+    except (ValueError, KeyError) as error:
+        raise FrameError(f"{path}: no header of a {path.suffix} file ({error}); export it again") from error
+    counts = counts or [1] * len(sizes)
+    point_bytes = sum(size * count for size, count in zip(sizes, counts, strict=False))
+    return _Header(num_points, encoding.decode("ascii", "replace"), sum(counts), point_bytes, offset)
+
+
+def _check_complete(path: Path, header: _Header) -> None:
+    """Refuses truncated files: Open3D fills the points that are missing with whatever was in memory."""
+    body = path.read_bytes()[header.body_offset :]
+    if header.encoding == "ascii":
+        space = np.frombuffer(b" " + body, np.uint8) <= ord(" ")
+        found, expected, unit = int(np.count_nonzero(space[:-1] & ~space[1:])), header.num_fields, "numbers"
+    elif header.encoding == "binary_compressed":  # its body starts with its size, which Open3D checks
+        return
+    else:
+        found, expected, unit = len(body), header.point_bytes, "bytes"
+    if found < expected * header.num_points:
+        raise FrameError(
+            f"{path}: {found} {unit} after the header, expected {expected * header.num_points} "
+            f"for {header.num_points} points: the file is truncated; copy it again"
+        )
+
+
+def _check_count(path: Path, count: int) -> None:
+    if count > MAX_POINTS:
+        raise FrameError(f"{path}: {count} points, expected at most {MAX_POINTS}; split it into single sweeps")
+
+
+def _import_open3d(path: Path) -> Any:
+    try:
+        import open3d
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{path}: {path.suffix} files are read by Open3D, which is not installed ({error}): "
+            "pip install 'roadblocks[viz]'"
+        ) from error
+    except (ImportError, OSError) as error:
+        raise MissingExtraError(
+            f"{path}: Open3D is installed but cannot be loaded ({error}): "
+            f"a system library is missing; on Debian and Ubuntu: apt-get install {OPEN3D_LIBRARIES}"
+        ) from error
+    return open3d
+
+
+def _finite(path: Path, points: Float32) -> Float32:
+    """The points without NaN and infinity, if they are few."""
+    finite = np.isfinite(points).all(axis=1)
+    num_bad = len(points) - int(np.count_nonzero(finite))
+    if num_bad == 0:
+        return points
+    if num_bad > MAX_NONFINITE_SHARE * len(points):
+        raise FrameError(
+            f"{path}: {num_bad} of {len(points)} points hold NaN or infinity, expected at most "
+            f"{MAX_NONFINITE_SHARE:.0%}: check the recorder, or drop them before"
+        )
+    log.warning("%s: dropped %d of %d points that hold NaN or infinity", path, num_bad, len(points))
+    return points[finite]
+
+
+def _scaled(path: Path, points: Float32) -> Float32:
+    """The points with intensities in 0..1, scaled in place."""
+    if not len(points):
+        return points
+    low, high = float(points[:, 3].min()), float(points[:, 3].max())
+    scale = next((scale for scale in INTENSITY_SCALES if high <= scale), None)
+    if low < 0 or scale is None:
+        raise FrameError(
+            f"{path}: intensities run from {low:g} to {high:g}, expected 0..1 (or 0..255, 0..65535): "
+            "the columns must be x, y, z, intensity"
+        )
+    if scale > 1:
+        _warn_scaled(path.parent, scale)
+        points[:, 3] /= scale
+    return points
+
+
+@functools.cache  # one warning a folder: its files are alike
+def _warn_scaled(folder: Path, scale: float) -> None:
+    log.warning("%s: intensities reach beyond 1; taken as 0..%g and scaled to 0..1", folder, scale)

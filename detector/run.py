@@ -1,0 +1,183 @@
+"""`detect_sources`: recorded frames through the pipeline into an output folder. What the command `detect` runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from detector.boxes import boxes_from_labels
+from detector.calibration import Calibration
+from detector.errors import FrameError, LabelError
+from detector.files import write_json
+from detector.labels import read_labels
+from detector.machine import machine, revision, versions
+from detector.pipeline import Pipeline
+from detector.sinks import OutputFolder
+from detector.sources import FrameFile, Source
+from detector.stages import Stage, StageClock, summarize
+from detector.types import FrameResult
+from detector.view import render_bev
+
+log = logging.getLogger("roadblocks")
+Float64 = NDArray[np.float64]
+
+
+@dataclass
+class RunSummary:
+    """What happened to the frames of a run.
+
+    Attributes:
+        frames: frames looked at, those done by an earlier run (``resumed``) included.
+        good: frames that were written.
+        boxes: boxes found.
+        skipped: source, frame and reason of every bad frame.
+        stage_ms: milliseconds per stage of every good frame.
+        interrupted: whether Ctrl-C ended the run.
+    """
+
+    frames: int = 0
+    good: int = 0
+    resumed: int = 0
+    boxes: int = 0
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    stage_ms: list[dict[str, float]] = field(default_factory=list)
+    interrupted: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts, reasons and stage percentiles."""
+        counts = {name: value for name, value in asdict(self).items() if name != "stage_ms"}
+        return {**counts, "stages": summarize(self.stage_ms)}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How `detect_sources` treats frames."""
+
+    render: bool = False
+    stop_on_error: bool = False
+    resume: bool = False
+
+
+def detect_sources(
+    pipeline: Pipeline,
+    sources: Sequence[Source],
+    out: Path,
+    options: RunOptions = RunOptions(),
+    on_frame: Callable[[], None] = lambda: None,
+) -> RunSummary:
+    """Detects on every frame of every source and writes the results under ``out``.
+
+    Several sources get a folder each, ``out/NAME``. A bad frame is logged and skipped, or with
+    ``options.stop_on_error`` ends the run. ``out/run.json`` records the run, however it ends.
+
+    Args:
+        pipeline: what detects.
+        sources: from `detector.sources.open_sources`.
+        out: output folder, made if missing.
+        options: pictures, error policy, resuming.
+        on_frame: called after every frame, for progress.
+
+    Raises:
+        FrameError: with ``stop_on_error``, for the first bad frame.
+    """
+    summary, started = RunSummary(), datetime.now(UTC)
+    try:
+        for source in sources:
+            folder = out / source.name if len(sources) > 1 else out
+            with OutputFolder(folder, options.resume) as output:
+                for file in source.frames:
+                    summary.frames += 1
+                    if file.id in output.done:
+                        summary.resumed += 1
+                    else:
+                        _detect_file(pipeline, source, file, output, options, summary)
+                    on_frame()
+    except KeyboardInterrupt:
+        summary.interrupted = True
+    finally:
+        if out.is_dir():
+            write_json(out / "run.json", _record(pipeline, sources, summary, started))
+    return summary
+
+
+def _detect_file(
+    pipeline: Pipeline,
+    source: Source,
+    file: FrameFile,
+    output: OutputFolder,
+    options: RunOptions,
+    summary: RunSummary,
+) -> None:
+    clock = StageClock()
+    try:
+        with clock(Stage.LOAD):
+            frame = file.load()
+        result = pipeline.detect(frame)
+    except FrameError as error:
+        summary.skipped.append({"source": source.name, "frame": file.id, "reason": str(error)})
+        if options.stop_on_error:
+            raise
+        log.warning("skipped: %s", error)
+        return
+    with clock(Stage.WRITE):
+        output.write(result, _picture(pipeline, file, result) if options.render else None)
+    load_ms, write_ms = (clock.elapsed_ms[stage.value] for stage in (Stage.LOAD, Stage.WRITE))
+    times = {Stage.LOAD.value: load_ms, **result.stage_ms, Stage.WRITE.value: write_ms}
+    output.write_timing(replace(result, stage_ms=times))
+    summary.good += 1
+    summary.boxes += len(result.detections)
+    summary.stage_ms.append(times)
+
+
+def _picture(pipeline: Pipeline, file: FrameFile, result: FrameResult) -> Image.Image:
+    """The BEV picture of a frame, with its labels and camera image where the source has them."""
+    labels, ignored = _label_boxes(file, result.frame.calibration)
+    camera_image = Image.open(file.image_path) if file.image_path else None
+    return render_bev(
+        result.frame,
+        result.detections,
+        pipeline.spec,
+        labels=labels,
+        ignored_labels=ignored,
+        display_score=pipeline.network.info.display_score,
+        stage_ms=result.stage_ms,
+        camera_image=camera_image,
+    )
+
+
+def _label_boxes(file: FrameFile, calibration: Calibration | None) -> tuple[Float64 | None, Float64 | None]:
+    """(N, 7) boxes of the labelled cars, and of the objects that the evaluation passes over; None without labels."""
+    if file.label_path is None or calibration is None:
+        return None, None
+    try:
+        labels = read_labels(file.label_path)
+    except LabelError as error:
+        log.warning("drawn without labels: %s", error)
+        return None, None
+    boxes = boxes_from_labels(labels, calibration)
+    types = np.array(labels.types)
+    return boxes[types == "Car"], boxes[types == "Van"]
+
+
+def _record(pipeline: Pipeline, sources: Sequence[Source], summary: RunSummary, started: datetime) -> dict[str, Any]:
+    """The contents of `run.json`: everything needed to know where the output came from."""
+    return {
+        "sources": [{"name": source.name, "path": str(source.path), "layout": source.layout} for source in sources],
+        "config": asdict(pipeline.config),
+        "device": pipeline.device,
+        "model": {"path": str(pipeline.network.path), "sha256": pipeline.network.sha256},
+        "machine": machine(),
+        "versions": versions(),
+        "revision": revision(),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "summary": summary.to_json(),
+    }

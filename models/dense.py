@@ -1,0 +1,106 @@
+"""The dense executor: the whole network on the whole grid, through onnxruntime."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.tiles import ActiveTiles
+from models.errors import MissingExtraError, ModelError
+from models.network import INPUT_NAME, REGRESSION_NAME, SCORE_NAME, Network
+
+Float32 = NDArray[np.float32]
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def cuda_driver_answers() -> bool:
+    """Whether an NVIDIA driver is loaded and sees at least one GPU."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+class DenseExecutor:
+    """Runs a network on every cell. NHWC in and out; ONNX's NCHW stays inside.
+
+    Args:
+        network: the network.
+        device: "cpu", "cuda", or "auto": CUDA where onnxruntime and the machine have it.
+        threads: CPU threads, None for all cores.
+        spinning: onnxruntime's workers wait busily. Off by default: they would steal cores from the stages around.
+
+    Raises:
+        MissingExtraError: if onnxruntime is not installed.
+        ModelError: if the device cannot be had, or onnxruntime refuses the network.
+    """
+
+    def __init__(
+        self, network: Network, device: str = "auto", threads: int | None = None, spinning: bool = False
+    ) -> None:
+        runtime = _import_onnxruntime()
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or 0
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+        providers = _providers(runtime, device)
+        try:
+            self._session = runtime.InferenceSession(network.content, options, providers=providers)
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(f"{network.path}: onnxruntime cannot run it: {reason}") from error
+        self._check_names(network)
+        self.device = "cuda" if self._session.get_providers()[0].startswith("CUDA") else "cpu"
+        if device == "cuda" and self.device != "cuda":
+            raise ModelError("device cuda: onnxruntime fell back to the CPU; check CUDA 13 and cuDNN 9, or use cpu")
+        spec = network.info.grid
+        self._input = np.zeros((1, spec.channels, spec.rows, spec.cols), np.float32)
+
+    def _check_names(self, network: Network) -> None:
+        inputs = [value.name for value in self._session.get_inputs()]
+        outputs = [value.name for value in self._session.get_outputs()]
+        if inputs != [INPUT_NAME] or not {SCORE_NAME, REGRESSION_NAME} <= set(outputs):
+            raise ModelError(
+                f"{network.path}: inputs {inputs} and outputs {outputs}, "
+                f"expected ['{INPUT_NAME}'] and ['{SCORE_NAME}', '{REGRESSION_NAME}']"
+            )
+
+    def run(self, grid: Float32, tiles: ActiveTiles) -> tuple[Float32, Float32]:
+        """Score (rows, cols) and regression (rows, cols, 8) maps, float32, at the output stride.
+
+        Args:
+            grid: (rows, cols, channels) float32 BEV grid.
+            tiles: taken because every executor takes them; the dense one computes all cells whatever they say.
+        """
+        np.copyto(self._input[0], grid.transpose(2, 0, 1))
+        score, regression = self._session.run([SCORE_NAME, REGRESSION_NAME], {INPUT_NAME: self._input})
+        return score[0, 0], np.ascontiguousarray(regression[0].transpose(1, 2, 0))
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError(
+            "onnxruntime is not installed; expected for dense execution: pip install 'roadblocks[cpu]', "
+            "or 'roadblocks[gpu]' with an NVIDIA GPU"
+        ) from error
+    return onnxruntime
+
+
+def _providers(runtime: Any, device: str) -> list[str]:
+    if device not in DEVICES:
+        raise ModelError(f"device '{device}': expected one of {', '.join(DEVICES)}")
+    available = "CUDAExecutionProvider" in runtime.get_available_providers()
+    if device == "cuda" and not available:
+        raise ModelError("device cuda: this onnxruntime has no CUDA; install 'roadblocks[gpu]' instead of [cpu]")
+    if device == "cuda" and not cuda_driver_answers():
+        raise ModelError("device cuda: no NVIDIA driver answers; check nvidia-smi, or use --device cpu")
+    if available and device != "cpu" and cuda_driver_answers():
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    return ["CPUExecutionProvider"]

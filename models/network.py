@@ -1,0 +1,113 @@
+"""A network file: one ONNX file holds the weights and, in its metadata, what the pipeline must know about them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from models.errors import ModelError
+from models.grid import BevSpec
+
+METADATA_KEY = "roadblocks"
+MAX_FILE_BYTES = 500_000_000
+INPUT_NAME, SCORE_NAME, REGRESSION_NAME = "grid", "score", "regression"
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """What a network says about itself.
+
+    Attributes:
+        name: short name.
+        grid: the BEV grid that it was trained on and expects.
+        output_stride: grid cells per output cell.
+        classes: names of what it finds.
+        display_score: score of best F1; pictures and streams show boxes from here on.
+        licence: of the weights, with that of their training data.
+        training: free facts on the training: data, steps, seed, revision, date.
+        ap: average precision on the validation frames, as `detector.evaluate` gives it.
+    """
+
+    name: str
+    grid: BevSpec
+    output_stride: int
+    classes: tuple[str, ...]
+    display_score: float
+    licence: str
+    training: Mapping[str, Any] = field(default_factory=dict)
+    ap: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The text stored in the ONNX file."""
+        return json.dumps({**asdict(self), "grid": self.grid.to_dict()}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> NetworkInfo:
+        """The info from `to_json`'s text.
+
+        Raises:
+            ModelError: if the text is no JSON object or lacks a field.
+        """
+        try:
+            values = json.loads(text)
+            values["grid"] = BevSpec.from_dict(values["grid"])
+            values["classes"] = tuple(values["classes"])
+            return cls(**values)
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"network metadata: {error}; expected the fields of NetworkInfo as JSON") from error
+
+
+@dataclass(frozen=True)
+class Network:
+    """An ONNX file that was read and checked."""
+
+    path: Path
+    content: bytes
+    info: NetworkInfo
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file, for the record of a run."""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+def network_folder() -> Path:
+    """Where the shipped networks lie."""
+    return Path(str(resources.files("models")))
+
+
+def load_network(name_or_path: str | Path) -> Network:
+    """The network of a shipped name ("kitti") or of an ONNX file.
+
+    Raises:
+        ModelError: if the file is missing, no ONNX, has external data, or lacks the metadata.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".onnx":
+        path = network_folder() / f"{name_or_path}.onnx"
+    if not path.is_file():
+        shipped = ", ".join(sorted(file.stem for file in network_folder().glob("*.onnx"))) or "none"
+        raise ModelError(f"{name_or_path}: no such network; expected an .onnx file or one of: {shipped}")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ModelError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_FILE_BYTES}")
+    content = path.read_bytes()
+    try:
+        model = onnx.load_from_string(content)
+    except Exception as error:  # protobuf raises its own unrelated classes
+        raise ModelError(f"{path}: not a readable ONNX file ({type(error).__name__})") from error
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        raise ModelError(f"{path}: keeps weights in other files; expected all of them inside the ONNX file")
+    texts = {entry.key: entry.value for entry in model.metadata_props}
+    if METADATA_KEY not in texts:
+        raise ModelError(f"{path}: no '{METADATA_KEY}' metadata; expected a network exported by tools.train")
+    try:
+        return Network(path, content, NetworkInfo.from_json(texts[METADATA_KEY]))
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error

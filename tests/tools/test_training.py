@@ -1,0 +1,81 @@
+"""Training with PyTorch: loss, export, and a run of a few steps that resumes."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+from kernels.tiles import ActiveTiles, TileSpec
+from models.dense import DenseExecutor
+from models.grid import BevSpec
+from models.network import NetworkInfo, load_network
+from tests.training_frames import frame_with_a_car
+from tools.training.samples import WindowConfig
+
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'roadblocks[train]'")
+
+from tools.train import NetworkConfig, TrainConfig, Trainer, build_network, train  # noqa: E402
+from tools.training.export import export_onnx  # noqa: E402
+from tools.training.loss import detection_loss  # noqa: E402
+from tools.training.network import REGRESSION_MEAN, REGRESSION_STD, ExportedDetector  # noqa: E402
+
+SPEC = BevSpec(x_max_m=12.8, y_min_m=-6.4, y_max_m=6.4)
+SMALL = TrainConfig(
+    steps=4,
+    batch=2,
+    checkpoint_every=2,
+    network=NetworkConfig(widths=(8, 8, 16, 16), units=(1, 1, 1, 1)),
+    window=WindowConfig(rows=64, cols=64),
+)
+
+
+def test_loss_is_nothing_when_right_and_focal_by_hand():
+    score = torch.zeros(1, 4, 4)
+    score[0, 1, 1] = 1
+    ignored = torch.zeros(1, 4, 4, dtype=torch.bool)
+    target = torch.randn(1, 8, 4, 4)
+    mean, std = (torch.tensor(v).view(1, 8, 1, 1) for v in (REGRESSION_MEAN, REGRESSION_STD))
+    logits = torch.where(score[:, None] > 0, 30.0, -30.0)
+    right = detection_loss(logits, (target - mean) / std, score, target, ignored)
+    assert right.score.item() < 1e-6 and right.regression.item() < 1e-6
+    even = detection_loss(torch.zeros(1, 1, 4, 4), (target - mean) / std, score, target, ignored)
+    assert even.score.item() == pytest.approx(0.25 * np.log(2) * (0.75 + 15 * 0.25), rel=1e-5)
+    none = detection_loss(torch.zeros(1, 1, 4, 4), (target - mean) / std, score * 0, target, ~ignored)
+    assert none.score.item() == 0
+
+
+def test_export_equals_pytorch(tmp_path):
+    torch.manual_seed(0)
+    network = build_network(SMALL, SPEC).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    info = NetworkInfo("small", SPEC, 4, ("Car",), 0.5, "none")
+    export_onnx(network, info, tmp_path / "small.onnx")
+    loaded = load_network(tmp_path / "small.onnx")
+    assert loaded.info == info
+    kinds = {node.op_type for node in onnx.load_from_string(loaded.content).graph.node}
+    assert kinds == {"Conv", "Relu", "Add", "ConvTranspose", "Sigmoid"}, "batch norm is folded, nothing odd is left"
+    grid = np.random.default_rng(0).random(SPEC.shape).astype(np.float32)
+    tiles = ActiveTiles.all(TileSpec.covering(SPEC.shape[:2], 16))
+    score, regression = DenseExecutor(loaded, "cpu").run(grid, tiles)
+    with torch.no_grad():
+        expected = ExportedDetector(network)(torch.from_numpy(grid).permute(2, 0, 1)[None])
+    np.testing.assert_allclose(score, expected[0][0, 0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(regression, expected[1][0].permute(1, 2, 0).numpy(), atol=1e-4)
+
+
+def test_a_run_resumes_and_learns(tmp_path):
+    frames = [frame_with_a_car(np.random.default_rng(seed)) for seed in range(2)]
+    seen = []
+    trainer = train(SMALL, frames, tmp_path, SPEC, lambda trainer: seen.append(trainer.step))
+    assert trainer.step == 4 and seen == [4]
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["train"]["seed"] == 0 and config["grid"]["x_max_m"] == 12.8
+    resumed = Trainer(SMALL, SPEC, tmp_path)
+    assert resumed.step == 4
+    for name, value in resumed.network.state_dict().items():
+        assert torch.equal(value.cpu(), trainer.network.state_dict()[name].cpu()), name
+    assert trainer.learning_rate() < 1e-3 < SMALL.learning_rate

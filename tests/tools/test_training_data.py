@@ -1,0 +1,106 @@
+"""Training data: targets, augmentation and samples against closed forms. No PyTorch needed."""
+
+import numpy as np
+import pytest
+
+from detector.boxes import points_in_box
+from kernels.decode import decode
+from models.grid import BevSpec
+from tests.training_frames import CAR, car_points, frame_with_a_car
+from tools.training.augment import AugmentConfig, augment, hide, mirror, paste_cars, turn
+from tools.training.dataset import CutObject, load_frames
+from tools.training.samples import SampleMaker, WindowConfig
+from tools.training.targets import make_targets
+
+SPEC = BevSpec(x_max_m=12.8, y_min_m=-6.4, y_max_m=6.4)
+WINDOW = WindowConfig(rows=64, cols=64)
+
+
+def test_targets_decode_back_to_the_box():
+    score, regression, ignored = make_targets(CAR[None], np.array([True]), (0.0, -4.0), 0.4, (60, 40))
+    assert 4 <= score.sum() <= 20
+    boxes, _ = decode(score, np.ascontiguousarray(regression.transpose(1, 2, 0)), (0.0, -4.0), 0.4, 0.5, 100)
+    np.testing.assert_allclose(boxes, np.tile(CAR, (len(boxes), 1)), atol=1e-5)
+    assert ignored.sum() > score.sum() and not (ignored & (score > 0)).any()
+
+
+def test_a_tiny_car_still_gets_a_cell_and_a_neighbour_is_ignored():
+    tiny, van = CAR.copy(), CAR.copy()
+    tiny[3:5] = 0.2
+    van[0] += 8
+    score, _, ignored = make_targets(np.stack([tiny, van]), np.array([True, False]), (0.0, -4.0), 0.4, (60, 40))
+    assert score.sum() == 1
+    row, col = int(van[0] / 0.4), int((van[1] + 4) / 0.4)
+    assert ignored[row, col] and not score[row, col]
+
+
+@pytest.mark.parametrize("x", [-50.0, 500.0, 24.0])
+def test_boxes_outside_the_window_do_no_harm(x):
+    box = CAR.copy()
+    box[0] = x
+    score, _, _ = make_targets(box[None], np.array([True]), (0.0, -4.0), 0.4, (60, 40))
+    assert score.sum() == (0 if x != 24.0 else score[-6:].sum())
+
+
+def test_mirror_and_turn_keep_points_in_their_box():
+    rng = np.random.default_rng(0)
+    points, boxes = car_points(rng, CAR), CAR[None].copy()
+    inside = points_in_box(points, boxes[0], 0.01).sum()
+    assert inside == len(points)
+    mirror(points, boxes)
+    turn(points, boxes, 1.1)
+    assert points_in_box(points, boxes[0], 0.01).sum() == inside
+    assert np.hypot(*boxes[0, :2]) == pytest.approx(np.hypot(*CAR[:2]), rel=1e-5)
+
+
+def test_hide_removes_only_what_lies_behind():
+    wall = np.array([[5, y, z, 0] for y in np.arange(-1, 1, 0.01) for z in np.arange(-1, 1, 0.02)], np.float32)
+    points = np.array([[10, 0, 0, 0], [4, 0, 0, 0], [10, 8, 0, 0], [-10, 0, 0, 0]], np.float32)
+    assert hide(points, wall)[:, :2].tolist() == [[4, 0], [10, 8], [-10, 0]]
+
+
+def test_pasted_cars_stand_on_the_ground_apart_from_others():
+    rng = np.random.default_rng(3)
+    frame = frame_with_a_car(rng)
+    source = np.array([8.0, 0.0, 5.0, 4.0, 1.6, 1.5, 1.0], np.float32)  # floats 5 m up, where it came from
+    cut = CutObject(source, car_points(rng, source))
+    pasted = 0
+    for _ in range(20):
+        points, boxes, counted = paste_cars(frame.points, frame.boxes, frame.counted, [cut], 5, rng)
+        assert len(boxes) == len(counted)
+        for box in boxes[1:]:
+            pasted += 1
+            assert box[2] - box[5] / 2 == pytest.approx(-1.65, abs=0.05)
+            assert points_in_box(points, box, 0.05).sum() >= 5
+            assert np.hypot(*(box[:2] - boxes[0, :2])) >= 3
+    assert pasted > 5
+
+
+def test_samples_repeat_by_number():
+    rng = np.random.default_rng(1)
+    frames = [frame_with_a_car(rng), frame_with_a_car(rng)]
+    arguments = (frames, [], SPEC, WINDOW, AugmentConfig(), 5)
+    whole, later = SampleMaker(*arguments, count=8), SampleMaker(*arguments, count=8, first=5)
+    assert len(whole) == 8 and len(later) == 3
+    for expected, found in zip(whole[6], later[1], strict=True):
+        assert np.array_equal(expected, found)
+    assert not np.array_equal(whole[6][0], whole[7][0])
+    assert whole[0][0].shape == (64, 64, 23) and whole[0][1].shape == (16, 16)
+    with pytest.raises(IndexError):
+        whole[8]
+
+
+def test_augmented_cars_keep_their_points():
+    rng = np.random.default_rng(2)
+    frame = frame_with_a_car(rng)
+    for _ in range(10):
+        points, boxes, counted = augment(frame, [], AugmentConfig(), rng)
+        assert counted.tolist() == [True]
+        assert points_in_box(points, boxes[0], 0.02).sum() >= 60
+
+
+def test_real_frames_load_with_their_labels(shared):
+    frames = load_frames(shared / "kitti", shared / "kitti" / "ImageSets" / "val.txt")
+    assert len(frames) == 58
+    hits = [points_in_box(f.points, box).sum() for f in frames for box in f.boxes[f.counted]]
+    assert len(hits) > 100 and np.median(hits) > 20

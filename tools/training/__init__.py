@@ -1,0 +1,1 @@
+"""Training: data, augmentation, targets, network, loss, export. Needs the extra `train` (PyTorch)."""

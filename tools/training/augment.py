@@ -1,0 +1,148 @@
+"""Augmentation of labelled point clouds. Randomness only through the generator that is passed in.
+
+Ground-truth sampling (Yan et al., SECOND, Sensors 2018) pastes cars of other frames. A pasted car keeps its
+range and the side it shows: it is turned about the sensor, set on the local ground, and shadows and is
+shadowed like a real one, through a z-buffer over the sensor's viewing directions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.boxes import points_in_box, wrap_angle
+from tools.training.dataset import CutObject, LabelledFrame
+
+Float32 = NDArray[np.float32]
+
+# Viewing directions of the z-buffer: about one beam of a 64-beam sensor each.
+AZIMUTH_STEP_RAD = np.radians(0.25)
+ELEVATION_STEP_RAD = np.radians(0.45)
+VIEW_HALF_ANGLE_RAD = np.radians(40.0)  # half of the camera's horizontal field of view
+SHADOW_MARGIN_M = 0.5
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How strongly frames are varied."""
+
+    pasted_cars: int = 20  # tried per frame; those that collide are dropped
+    rotation_rad: float = 0.4
+    scale: float = 0.05
+    intensity_dropout: float = 0.1  # share of frames that lose their intensity
+
+
+def augment(
+    frame: LabelledFrame, objects: list[CutObject], config: AugmentConfig, rng: np.random.Generator
+) -> tuple[Float32, Float32, NDArray[np.bool_]]:
+    """A varied copy of a frame.
+
+    Returns:
+        points (N, 4) float32, boxes (M, 7) float32, counted (M,) bool, as in `LabelledFrame`.
+    """
+    points, boxes, counted = frame.points, frame.boxes, frame.counted
+    if objects:
+        points, boxes, counted = paste_cars(points, boxes, counted, objects, config.pasted_cars, rng)
+    points, boxes = points.copy(), boxes.copy()
+    if rng.random() < 0.5:
+        mirror(points, boxes)
+    turn(points, boxes, rng.uniform(-config.rotation_rad, config.rotation_rad))
+    scale = rng.uniform(1 - config.scale, 1 + config.scale)
+    points[:, :3] *= scale
+    boxes[:, :6] *= scale
+    if rng.random() < config.intensity_dropout:
+        points[:, 3] = 0
+    return points, boxes, counted
+
+
+def mirror(points: Float32, boxes: Float32) -> None:
+    """Left becomes right, in place."""
+    points[:, 1] *= -1
+    boxes[:, 1] *= -1
+    boxes[:, 6] *= -1
+
+
+def turn(points: Float32, boxes: Float32, angle_rad: float) -> None:
+    """Rotates points and boxes about the sensor's z axis, in place."""
+    cos, sin = np.cos(angle_rad), np.sin(angle_rad)
+    rotation = np.array([[cos, sin], [-sin, cos]], np.float32)
+    points[:, :2] = points[:, :2] @ rotation
+    boxes[:, :2] = boxes[:, :2] @ rotation
+    boxes[:, 6] = wrap_angle(boxes[:, 6] + angle_rad)
+
+
+def paste_cars(
+    points: Float32,
+    boxes: Float32,
+    counted: NDArray[np.bool_],
+    objects: list[CutObject],
+    tries: int,
+    rng: np.random.Generator,
+) -> tuple[Float32, Float32, NDArray[np.bool_]]:
+    """Up to ``tries`` cars of other frames, each where it collides with nothing. Returns new arrays."""
+    for choice in rng.integers(0, len(objects), tries):
+        pasted, box = objects[choice].points.copy(), objects[choice].box[None].copy()
+        if rng.random() < 0.5:
+            mirror(pasted, box)
+        azimuth = np.arctan2(box[0, 1], box[0, 0])
+        turn(pasted, box, rng.uniform(-VIEW_HALF_ANGLE_RAD, VIEW_HALF_ANGLE_RAD) - azimuth)
+        ground_z = local_ground(points, box[0])
+        if ground_z is None or _collides(points, boxes, box[0], ground_z):
+            continue
+        lift = ground_z - (box[0, 2] - box[0, 5] / 2)
+        pasted[:, 2] += lift
+        box[0, 2] += lift
+        # What stood on the spot (its ground points, mostly) goes, then both hide what lies behind them.
+        points = points[~points_in_box(points, box[0], 0.1)]
+        background, seen = hide(points, pasted), hide(pasted, points)
+        if len(seen) < 5:
+            continue
+        points = np.concatenate([background, seen])
+        boxes = np.concatenate([boxes, box])
+        counted = np.append(counted, True)
+    return points, boxes, counted
+
+
+def local_ground(points: Float32, box: Float32, radius_m: float = 3.5) -> float | None:
+    """Height [m] of the ground around a box, or None where no ground is seen near it."""
+    near = (np.abs(points[:, 0] - box[0]) < radius_m) & (np.abs(points[:, 1] - box[1]) < radius_m)
+    if near.sum() < 8:
+        return None
+    return float(np.percentile(points[near, 2], 10))
+
+
+def hide(points: Float32, blockers: Float32) -> Float32:
+    """The points that no blocker stands before, as the sensor at the origin sees them."""
+    azimuth_b, elevation_b, range_b = _view(blockers)
+    low = azimuth_b.min(), elevation_b.min()
+    span = azimuth_b.max() - low[0] + 1, elevation_b.max() - low[1] + 1
+    nearest = np.full(span, np.inf)
+    np.minimum.at(nearest, (azimuth_b - low[0], elevation_b - low[1]), range_b)
+    azimuth, elevation, range_m = _view(points)
+    azimuth, elevation = azimuth - low[0], elevation - low[1]
+    candidates = (azimuth >= 0) & (azimuth < span[0]) & (elevation >= 0) & (elevation < span[1])
+    hidden = np.zeros(len(points), bool)
+    limit = nearest[azimuth[candidates], elevation[candidates]]
+    hidden[candidates] = range_m[candidates] > limit + SHADOW_MARGIN_M
+    return points[~hidden]
+
+
+def _view(points: Float32) -> tuple[NDArray[np.int64], NDArray[np.int64], Float32]:
+    flat = np.hypot(points[:, 0], points[:, 1])
+    azimuth = np.floor(np.arctan2(points[:, 1], points[:, 0]) / AZIMUTH_STEP_RAD).astype(np.int64)
+    elevation = np.floor(np.arctan2(points[:, 2], flat) / ELEVATION_STEP_RAD).astype(np.int64)
+    return azimuth, elevation, np.hypot(flat, points[:, 2])
+
+
+def _collides(points: Float32, boxes: Float32, box: Float32, ground_z: float) -> bool:
+    """Whether a box stands too near another, or on something that rises from the ground."""
+    reach = 0.5 * (np.hypot(boxes[:, 3], boxes[:, 4]) + np.hypot(box[3], box[4]))
+    apart = np.hypot(boxes[:, 0] - box[0], boxes[:, 1] - box[1])
+    # Parallel neighbours may be nearer than their circumcircles, as on a car park.
+    if (apart < np.minimum(reach, 3.0 + 0 * reach)).any() or ((apart < reach) & (apart < 5.0)).any():
+        return True
+    body = box.copy()
+    body[2], body[5] = ground_z + 1.05, 1.5  # from 0.3 m to 1.8 m above the ground
+    return int(points_in_box(points, body, 0.2).sum()) > 3

@@ -1,0 +1,94 @@
+"""Training samples: augmented windows of the grid, reproducible by number.
+
+A window is a part of the grid, mostly around a car: on a grid that is nearly empty it teaches more per
+operation than whole frames do. The network is convolutional, so it runs on whole grids afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.voxelize import voxelize
+from models.grid import BevSpec
+from tools.training.augment import AugmentConfig, augment
+from tools.training.dataset import CutObject, LabelledFrame
+from tools.training.targets import OUTPUT_STRIDE, make_targets
+
+DEEPEST_STRIDE = 16  # of the network: windows start and end on multiples of it
+
+Sample = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """Which part of the grid a sample shows."""
+
+    rows: int = 352
+    cols: int = 400
+    around_a_car: float = 0.8  # share of the windows placed to hold a car
+
+
+class SampleMaker:
+    """A sequence of samples; number ``i`` is the same in every run with the same seed.
+
+    It has the two methods of a PyTorch map-style data set.
+    """
+
+    def __init__(
+        self,
+        frames: list[LabelledFrame],
+        objects: list[CutObject],
+        spec: BevSpec,
+        window: WindowConfig,
+        augmentation: AugmentConfig,
+        seed: int,
+        count: int,
+        first: int = 0,
+    ) -> None:
+        self.frames, self.objects, self.spec = frames, objects, spec
+        self.window, self.augmentation = window, augmentation
+        self.seed, self.count, self.first = seed, count, first
+
+    def __len__(self) -> int:
+        return self.count - self.first
+
+    def __getitem__(self, index: int) -> Sample:
+        """Grid (rows, cols, channels), score, regression, ignored: see `make_targets`."""
+        if index >= len(self):
+            raise IndexError(index)
+        number = self.first + index
+        rng = np.random.default_rng((self.seed, number))
+        # Every frame once per round, in a new order each round.
+        round_order = np.random.default_rng((self.seed, number // len(self.frames), 1)).permutation(len(self.frames))
+        frame = self.frames[round_order[number % len(self.frames)]]
+        points, boxes, counted = augment(frame, self.objects, self.augmentation, rng)
+        spec, window = self.spec, self.window
+        row, col = self._place(boxes[counted], rng)
+        x_min, y_min = spec.x_min_m + row * spec.cell_m, spec.y_min_m + col * spec.cell_m
+        shape = (window.rows, window.cols, spec.channels)
+        grid = voxelize(points, (x_min, y_min, spec.z_min_m), spec.cell_m, spec.z_bin_m, shape)
+        targets = make_targets(
+            boxes,
+            counted,
+            (x_min, y_min),
+            spec.cell_m * OUTPUT_STRIDE,
+            (window.rows // OUTPUT_STRIDE, window.cols // OUTPUT_STRIDE),
+        )
+        return grid, *targets
+
+    def _place(self, cars: NDArray[np.float32], rng: np.random.Generator) -> tuple[int, int]:
+        """First row and column of a window, aligned to the network's deepest stride."""
+        spec, window = self.spec, self.window
+        size, limit = (window.rows, window.cols), (spec.rows - window.rows, spec.cols - window.cols)
+        first = [int(rng.integers(0, most + 1)) for most in limit]
+        if len(cars) and rng.random() < self.window.around_a_car:
+            car = cars[rng.integers(len(cars))]
+            cells = ((car[0] - spec.x_min_m) / spec.cell_m, (car[1] - spec.y_min_m) / spec.cell_m)
+            first = [int(cell - rng.uniform(0.1, 0.9) * side) for cell, side in zip(cells, size, strict=True)]
+        return tuple(  # type: ignore[return-value]
+            min(max(start, 0), most) // DEEPEST_STRIDE * DEEPEST_STRIDE
+            for start, most in zip(first, limit, strict=True)
+        )

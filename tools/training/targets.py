@@ -1,0 +1,69 @@
+"""Boxes to training targets on the output grid.
+
+As in PIXOR, cells in the core of a car are positive, cells in the rest of it are left out, all others are
+negative. A car always gets at least the cell nearest to its centre.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+OUTPUT_STRIDE = 4  # grid cells per output cell of the network
+CORE = 0.3  # half-size of the positive core, as a share of the box's length and width
+IGNORE = 0.6  # half-size of the zone left out of the loss
+
+
+def make_targets(
+    boxes: NDArray[np.floating],
+    counted: NDArray[np.bool_],
+    origin_m: tuple[float, float],
+    cell_m: float,
+    shape: tuple[int, int],
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """Score, regression and ignore targets.
+
+    Args:
+        boxes: (N, 7) boxes, columns as in `detector.types` [m, rad].
+        counted: (N,) bool: True for a car to learn, False for one to leave out of the loss altogether.
+        origin_m: x, y of the lower edges of row 0 and column 0.
+        cell_m: side of an output cell.
+        shape: (rows, cols) of the output.
+
+    Returns:
+        score (rows, cols) float32, 1 in the cores; regression (8, rows, cols) float32: dx, dy, z [m],
+        log length, log width, log height, cos yaw, sin yaw; ignored (rows, cols) bool.
+    """
+    score = np.zeros(shape, np.float32)
+    regression = np.zeros((8, *shape), np.float32)
+    ignored = np.zeros(shape, bool)
+    # Cars last, so that an ignored neighbour never hides one.
+    for index in np.argsort(counted, kind="stable"):
+        box = boxes[index]
+        radius = IGNORE * np.hypot(box[3], box[4]) + cell_m
+        low = np.clip(np.floor((box[:2] - radius - origin_m) / cell_m).astype(int), 0, shape)
+        high = np.clip(np.ceil((box[:2] + radius - origin_m) / cell_m).astype(int), 0, shape)
+        rows, cols = slice(low[0], high[0]), slice(low[1], high[1])
+        row, col = np.mgrid[rows, cols]
+        if not row.size:
+            continue
+        dx = box[0] - (origin_m[0] + (row + 0.5) * cell_m)
+        dy = box[1] - (origin_m[1] + (col + 0.5) * cell_m)
+        cos, sin = np.cos(box[6]), np.sin(box[6])
+        along, across = np.abs(cos * dx + sin * dy) / box[3], np.abs(cos * dy - sin * dx) / box[4]
+        zone = (along < IGNORE) & (across < IGNORE)
+        if not counted[index]:
+            ignored[rows, cols] |= zone
+            continue
+        distance = np.hypot(dx, dy)
+        core = ((along < CORE) & (across < CORE)) | ((distance == distance.min()) & (distance < cell_m))
+        ignored[rows, cols] |= zone & ~core
+        ignored[rows, cols] &= ~core
+        score[rows, cols][core] = 1
+        values = np.broadcast_to(
+            np.array([0, 0, box[2], *np.log(box[3:6]), cos, sin], np.float32)[:, None], (8, int(core.sum()))
+        ).copy()
+        values[0], values[1] = dx[core], dy[core]
+        regression[:, rows, cols][:, core] = values
+    ignored &= score == 0
+    return score, regression, ignored
