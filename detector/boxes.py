@@ -27,7 +27,7 @@ NEAR_PLANE_M = 0.1
 
 
 def wrap_angle(angle_rad: Any) -> Any:
-    """The same angle(s) in [-pi, pi)."""
+    """The same angle(s) in [-pi, pi), pi itself only by rounding."""
     return (np.asarray(angle_rad) + np.pi) % (2 * np.pi) - np.pi
 
 
@@ -38,7 +38,8 @@ def box_corners(boxes: NDArray[np.floating]) -> Float64:
     cos, sin = np.cos(boxes[:, 6])[:, None], np.sin(boxes[:, 6])[:, None]
     x = local[..., 0] * cos - local[..., 1] * sin
     y = local[..., 0] * sin + local[..., 1] * cos
-    return np.stack([x, y, local[..., 2]], axis=-1) + boxes[:, None, :3]
+    corners: Float64 = np.stack([x, y, local[..., 2]], axis=-1) + boxes[:, None, :3]
+    return corners
 
 
 def points_in_box(points: NDArray[np.floating], box: NDArray[np.floating], margin_m: float = 0.0) -> NDArray[np.bool_]:
@@ -47,7 +48,8 @@ def points_in_box(points: NDArray[np.floating], box: NDArray[np.floating], margi
     cos, sin = np.cos(box[6]), np.sin(box[6])
     along, across = np.abs(cos * dx + sin * dy), np.abs(cos * dy - sin * dx)
     half = np.asarray(box[3:6]) / 2 + margin_m
-    return (along <= half[0]) & (across <= half[1]) & (np.abs(dz) <= half[2])
+    inside: NDArray[np.bool_] = (along <= half[0]) & (across <= half[1]) & (np.abs(dz) <= half[2])
+    return inside
 
 
 def boxes_from_labels(labels: KittiLabels, calibration: Calibration) -> Float64:
@@ -113,7 +115,7 @@ def image_boxes(
     visible = np.zeros(len(boxes), bool)
     limit = np.array([*calibration.image_size, *calibration.image_size], np.float64) - 1
     for index, corners in enumerate(box_corners(boxes)):
-        segments = _in_front(calibration.to_camera(corners)[BOX_EDGES])
+        segments = segments_in_front(calibration.to_camera(corners)[BOX_EDGES])
         if not len(segments):
             continue
         pixels = calibration.project(segments.reshape(-1, 3))
@@ -124,8 +126,8 @@ def image_boxes(
     return boxes_2d, visible
 
 
-def _in_front(segments: Float64) -> Float64:
-    """The parts of (M, 2, 3) camera-frame segments [m] beyond the near plane."""
+def segments_in_front(segments: Float64) -> Float64:
+    """(K, 2, 3) float64: the parts of (M, 2, 3) camera-frame segments [m] beyond the near plane, K <= M."""
     depth = segments[..., 2]
     keep = (depth > NEAR_PLANE_M).any(axis=1)
     segments, depth = segments[keep].copy(), depth[keep]

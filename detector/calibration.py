@@ -46,7 +46,7 @@ class Calibration:
     @cached_property
     def lidar_from_camera(self) -> NDArray[np.float64]:
         """(4, 4) float64, the inverse of ``camera_from_lidar``."""
-        return np.linalg.inv(self.camera_from_lidar)
+        return np.asarray(np.linalg.inv(self.camera_from_lidar), np.float64)
 
     def to_camera(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
         """(N, 3) points [m] in the rectified camera frame, from (N, 3 or more) points in the LiDAR frame."""
@@ -88,7 +88,7 @@ def read_object_calibration(path: Path, image_size: tuple[int, int] = DEFAULT_IM
     rectification = _matrix(path, values, ("R0_rect", "R_rect"), (3, 3))
     velo_to_cam = _matrix(path, values, ("Tr_velo_to_cam", "Tr_velo_cam"), (3, 4))
     projection = _matrix(path, values, ("P2",), (3, 4))
-    return Calibration(_rectified(rectification, velo_to_cam), projection, image_size)
+    return _rectified(path, rectification, velo_to_cam, projection, image_size)
 
 
 def read_raw_calibration(date_folder: Path) -> Calibration:
@@ -107,7 +107,7 @@ def read_raw_calibration(date_folder: Path) -> Calibration:
     if "S_rect_02" in camera:
         width, height = _matrix(camera_path, camera, ("S_rect_02",), (2,))
         size = (int(width), int(height))
-    return Calibration(_rectified(rectification, np.hstack([rotation, translation])), projection, size)
+    return _rectified(velo_path, rectification, np.hstack([rotation, translation]), projection, size)
 
 
 def write_object_calibration(path: Path, calibration: Calibration) -> None:
@@ -124,10 +124,19 @@ def write_object_calibration(path: Path, calibration: Calibration) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def _rectified(rectification: NDArray[np.float64], velo_to_cam: NDArray[np.float64]) -> NDArray[np.float64]:
+def _rectified(
+    path: Path,
+    rectification: NDArray[np.float64],
+    velo_to_cam: NDArray[np.float64],
+    projection: NDArray[np.float64],
+    image_size: tuple[int, int],
+) -> Calibration:
     matrix = np.eye(4)
     matrix[:3] = rectification @ velo_to_cam
-    return matrix
+    try:
+        return Calibration(matrix, projection, image_size)
+    except LabelError as error:
+        raise LabelError(f"{path}: {error}") from error
 
 
 def _read_matrices(path: Path) -> dict[str, NDArray[np.float64]]:

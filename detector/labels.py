@@ -92,7 +92,7 @@ def read_labels(path: Path) -> KittiLabels:
     """The objects of one label or result file; an empty file has none.
 
     Raises:
-        LabelError: if the file cannot be read, or a line has another number of columns or no numbers.
+        LabelError: if the file cannot be read, or a line has another number of columns or no finite numbers.
     """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
@@ -114,6 +114,8 @@ def read_labels(path: Path) -> KittiLabels:
             row = [float(word) for word in words[1:]]
         except ValueError as error:
             raise LabelError(f"{path}, line {number}: {error}; expected a name and numbers") from error
+        if not np.isfinite(row).all():
+            raise LabelError(f"{path}, line {number}: holds NaN or infinity; expected finite numbers")
         types.append(words[0])
         rows.append(row if len(row) > NUMBERS_WITHOUT_SCORE else [*row, np.nan])
     return KittiLabels.from_table(tuple(types), np.array(rows, np.float64))

@@ -220,7 +220,10 @@ def _raw_stamps(path: Path, files: Sequence[Path]) -> list[int | None]:
     numbers = [int(file.stem) if file.stem.isdecimal() else index for index, file in enumerate(files)]
     if not path.is_file():
         return [number * RAW_PERIOD_NS for number in numbers]
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror}); expected one time per line") from error
     stamps = [_stamp_ns(lines[number]) if number < len(lines) else None for number in numbers]
     num_unknown = stamps.count(None)
     if num_unknown:

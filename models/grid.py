@@ -42,7 +42,7 @@ class BevSpec:
                     "expected a finite, rising range and a positive step"
                 )
             cells = (high - low) / step
-            if abs(cells - round(cells)) > 1e-3:
+            if not math.isfinite(cells) or round(cells) < 1 or abs(cells - round(cells)) > 1e-3:
                 raise ModelError(
                     f"BEV grid: {axis} from {low} to {high} m is {cells:.3f} steps of {step} m; "
                     "expected a whole number: change the range or the step"

@@ -40,7 +40,9 @@ def test_point_worked_by_hand() -> None:
 
 
 def test_in_view_has_four_edges_and_a_back() -> None:
-    calibration = Calibration(CAMERA_FROM_LIDAR, np.array([[100.0, 0, 50, 0], [0, 100, 50, 0], [0, 0, 1, 0]]), (100, 100))
+    calibration = Calibration(
+        CAMERA_FROM_LIDAR, np.array([[100.0, 0, 50, 0], [0, 100, 50, 0], [0, 0, 1, 0]]), (100, 100)
+    )
     camera = np.array([[0, 0, 10], [-5.01, 0, 10], [-4.99, 0, 10], [4.99, 0, 10], [5, 0, 10], [0, -5.01, 10]])
     camera = np.vstack([camera, [[0, 5, 10], [0, 0, -10], [0, 0, 0]]])
     seen = calibration.in_view(calibration.to_lidar(camera))

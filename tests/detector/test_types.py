@@ -54,9 +54,7 @@ def test_frame_refuses_other_poses() -> None:
         ((2, 7), 2, 3, "3 labels"),
     ],
 )
-def test_detections_refuse_lengths_that_differ(
-    boxes: tuple[int, ...], scores: int, labels: int, found: str
-) -> None:
+def test_detections_refuse_lengths_that_differ(boxes: tuple[int, ...], scores: int, labels: int, found: str) -> None:
     with pytest.raises(ValueError, match=found):
         Detections(np.zeros(boxes, np.float32), np.zeros(scores, np.float32), ("Car",) * labels)
 

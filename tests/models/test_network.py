@@ -3,62 +3,28 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from kernels.tiles import ActiveTiles, TileSpec
 from models.dense import DenseExecutor
 from models.errors import ModelError
-from models.grid import BevSpec
 from models.masks import MASK_SOURCES
-from models.network import INPUT_NAME, METADATA_KEY, REGRESSION_NAME, SCORE_NAME, NetworkInfo, load_network
-
-SPEC = BevSpec(x_max_m=0.8, y_min_m=-0.4, y_max_m=0.8, z_min_m=0, z_max_m=0.4)  # 8 x 12 cells, 5 channels
-INFO = NetworkInfo("tiny", SPEC, 4, ("Car",), 0.4, "none", {"steps": 1}, {"Car": {}})
-
-
-def tiny_model(score_name=SCORE_NAME):
-    """score = sigmoid(mean of channel 0 over 4x4 cells), regression = eight copies of channel 1's top left cell."""
-    score_weight = np.zeros((1, 5, 4, 4), np.float32)
-    score_weight[0, 0] = 1 / 16
-    regression_weight = np.zeros((8, 5, 4, 4), np.float32)
-    regression_weight[:, 1, 0, 0] = np.arange(8)
-    nodes = [
-        helper.make_node("Conv", [INPUT_NAME, "w"], ["logit"], strides=[4, 4]),
-        helper.make_node("Sigmoid", ["logit"], [score_name]),
-        helper.make_node("Conv", [INPUT_NAME, "v"], [REGRESSION_NAME], strides=[4, 4]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "tiny",
-        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, [1, 5, 8, 12])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (score_name, REGRESSION_NAME)],
-        [numpy_helper.from_array(score_weight, "w"), numpy_helper.from_array(regression_weight, "v")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 9
-    return model
-
-
-def write_model(path, model, info=INFO):
-    if info is not None:
-        model.metadata_props.add(key=METADATA_KEY, value=info.to_json())
-    path.write_bytes(model.SerializeToString())
-    return path
+from models.network import NetworkInfo, load_network
+from tests.tiny_network import CAR_SIZE, INFO, SPEC, tiny_model, write_model
 
 
 def test_metadata_round_trip(tmp_path):
-    network = load_network(write_model(tmp_path / "tiny.onnx", tiny_model()))
+    network = load_network(write_model(tmp_path / "tiny.onnx"))
     assert network.info == INFO
     assert len(network.sha256) == 64
 
 
 def test_dense_executor_equals_numpy(tmp_path):
-    executor = DenseExecutor(load_network(write_model(tmp_path / "tiny.onnx", tiny_model())), "cpu", threads=1)
+    executor = DenseExecutor(load_network(write_model(tmp_path / "tiny.onnx")), "cpu", threads=1)
     grid = np.random.default_rng(0).normal(size=SPEC.shape).astype(np.float32)
     score, regression = executor.run(grid, ActiveTiles.all(TileSpec.covering((8, 12), 4)))
-    blocks = grid.reshape(2, 4, 3, 4, 5)
-    np.testing.assert_allclose(score, 1 / (1 + np.exp(-blocks[..., 0].mean(axis=(1, 3)))), rtol=1e-5)
-    np.testing.assert_allclose(regression, grid[::4, ::4, 1:2] * np.arange(8, dtype=np.float32), rtol=1e-5)
+    patches = grid.reshape(2, 4, 3, 4, SPEC.channels)
+    np.testing.assert_allclose(score, 1 / (1 + np.exp(4.5 - patches[..., 0].sum(axis=(1, 3)))), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.exp(regression[..., 3:6]), np.broadcast_to(CAR_SIZE, (2, 3, 3)), rtol=1e-6)
     assert score.shape == (2, 3) and regression.shape == (2, 3, 8) and executor.device == "cpu"
 
 
@@ -106,7 +72,7 @@ def test_wrong_names_and_devices(tmp_path):
     renamed = load_network(write_model(tmp_path / "renamed.onnx", tiny_model(score_name="heat")))
     with pytest.raises(ModelError, match=r"outputs \['heat', 'regression'\], expected"):
         DenseExecutor(renamed, "cpu")
-    good = load_network(write_model(tmp_path / "good.onnx", tiny_model()))
+    good = load_network(write_model(tmp_path / "good.onnx"))
     with pytest.raises(ModelError, match="device 'tpu': expected one of auto, cpu, cuda"):
         DenseExecutor(good, "tpu")
 
