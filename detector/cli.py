@@ -76,7 +76,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
 
 
-class SliceType(click.ParamType):
+class SliceType(click.ParamType[slice]):
     """A:B, A: or :B, a slice of the sorted list of frames."""
 
     name = "A:B"

@@ -1,0 +1,1 @@
+"""Developer and power-user programs: simulate, train, export, demo."""

@@ -140,7 +140,7 @@ def test_frame_ids_in_old_output_cannot_reach_outside(tmp_path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: None, "no such file"),
+        (lambda path: None, "does not exist"),
         (lambda path: path.mkdir(), "holds nothing"),
         (lambda path: path.with_suffix(".bin").write_bytes(b"x" * 20), "multiple of 16"),
     ],

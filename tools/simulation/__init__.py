@@ -1,0 +1,1 @@
+"""The LiDAR simulator: solids, streets, sensor, ray caster."""
