@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 DEMO_FRAMES := 20
 
-.PHONY: setup demo test deep lint clean
+.PHONY: setup demo test lint clean
 setup: $(VENV)/.done-$(RUNTIME)
 
 $(VENV)/.done-%: pyproject.toml
@@ -21,9 +21,6 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
-
-deep: setup
-	$(BIN)/python -m pytest -m deep
 
 lint: setup
 	$(BIN)/ruff check .

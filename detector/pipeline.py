@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.config import Config, load_config
-from detector.errors import ConfigError, FrameError
+from detector.errors import ConfigError
 from detector.sources import open_sources
 from detector.stages import Stage, StageClock
 from detector.types import Detections, Frame, FrameResult
@@ -140,6 +140,4 @@ class Pipeline:
     def _in_view(self, frame: Frame) -> NDArray[np.float32]:
         if frame.calibration is None or not self.config.sensor.crop_to_camera:
             return frame.points
-        if not np.isfinite(frame.points).all():
-            raise FrameError(f"frame {frame.id}: points hold NaN or infinity; expected finite coordinates")
         return frame.points[frame.calibration.in_view(frame.points)]

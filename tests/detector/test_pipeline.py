@@ -11,6 +11,11 @@ from detector.errors import ConfigError, FrameError, ModelError
 from detector.stages import STAGES, Stage, StageClock, summarize
 from tests.tiny_network import CAR_SIZE, patch_points, write_model
 
+AXES = np.array([[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])  # camera_from_lidar
+PROJECTION = np.array([[1, 0, 50, 0], [0, 1, 50, 0], [0, 0, 1, 0.0]])
+WIDE = Calibration(AXES, PROJECTION, (100, 100))
+BLIND = Calibration(AXES, np.array([[1, 0, -50, 0], [0, 1, 50, 0], [0, 0, 1, 0.0]]), (1, 1))
+
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
@@ -44,17 +49,20 @@ def test_same_input_same_bytes(pipeline):
 
 
 def test_points_outside_the_camera_view_are_cropped(pipeline):
-    axes = np.array([[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])
-    narrow = np.array([[700, 0, 620, 0], [0, 700, 180, 0], [0, 0, 1, 0.0]])
-    seeing = Calibration(axes, narrow, (1_000_000, 1_000_000))
-    left_only = Calibration(axes, np.array([[700, 0, -1, 0], [0, 700, 180, 0], [0, 0, 1, 0.0]]), (1, 1))
     points = patch_points(row=1, col=1)
-    assert len(pipeline.detect(Frame(points, calibration=left_only)).detections) == 0
-    whole = dataclasses.replace(
-        pipeline.config, sensor=dataclasses.replace(pipeline.config.sensor, crop_to_camera=False)
-    )
-    assert len(Pipeline(whole).detect(Frame(points, calibration=left_only)).detections) == 1
-    assert seeing.in_view(points).any()
+    assert len(pipeline.detect(Frame(points, calibration=WIDE)).detections) == 1
+    assert len(pipeline.detect(Frame(points, calibration=BLIND)).detections) == 0
+    sensor = dataclasses.replace(pipeline.config.sensor, crop_to_camera=False)
+    uncropped = Pipeline(dataclasses.replace(pipeline.config, sensor=sensor))
+    assert len(uncropped.detect(Frame(points, calibration=BLIND)).detections) == 1
+
+
+@pytest.mark.parametrize("calibration", [None, WIDE])
+def test_points_that_are_no_numbers_fall_away(pipeline, calibration):
+    nonsense = np.full((3, 4), [np.nan, np.inf, -np.inf, 0.5], np.float32)
+    points = np.concatenate([nonsense, patch_points(row=1, col=1)])
+    found = pipeline.detect(Frame(points, calibration=calibration)).detections
+    assert found.boxes.tobytes() == pipeline.detect(points[3:]).detections.boxes.tobytes() and len(found) == 1
 
 
 def test_stream_takes_arrays_frames_and_folders(pipeline, tmp_path):

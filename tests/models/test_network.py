@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from kernels.tiles import ActiveTiles, TileSpec
-from models.dense import DenseExecutor
+from models.dense import DenseExecutor, cuda_driver_answers
 from models.errors import ModelError
 from models.masks import MASK_SOURCES
 from models.network import NetworkInfo, load_network
@@ -75,6 +75,24 @@ def test_wrong_names_and_devices(tmp_path):
     good = load_network(write_model(tmp_path / "good.onnx"))
     with pytest.raises(ModelError, match="device 'tpu': expected one of auto, cpu, cuda"):
         DenseExecutor(good, "tpu")
+
+
+@pytest.mark.gpu
+def test_cuda_equals_cpu(tmp_path):
+    network = load_network(write_model(tmp_path / "tiny.onnx"))
+    grid = np.random.default_rng(0).normal(size=SPEC.shape).astype(np.float32)
+    tiles = ActiveTiles.all(TileSpec.covering((8, 12), 4))
+    executor = DenseExecutor(network, "cuda")
+    assert executor.device == "cuda"
+    for found, expected in zip(executor.run(grid, tiles), DenseExecutor(network, "cpu").run(grid, tiles), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-3)  # TF32 in cuDNN's convolutions
+
+
+@pytest.mark.skipif(cuda_driver_answers(), reason="an NVIDIA driver answers here")
+def test_cuda_without_a_driver_is_one_clear_line(tmp_path):
+    with pytest.raises(ModelError, match="device cuda: "):
+        DenseExecutor(load_network(write_model(tmp_path / "tiny.onnx")), "cuda")
+    assert DenseExecutor(load_network(tmp_path / "tiny.onnx"), "auto").device == "cpu"
 
 
 def test_all_cells_cover_the_grid():

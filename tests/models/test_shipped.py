@@ -1,0 +1,60 @@
+"""The shipped network: it finds cars, and its metadata tells the truth."""
+
+import numpy as np
+import pytest
+
+from detector import Pipeline
+from detector.boxes import labels_from_detections
+from detector.evaluate import evaluate
+from detector.labels import read_labels
+from detector.sources import open_sources
+from detector.types import Frame
+from models.grid import BevSpec
+from models.network import load_network, network_folder
+from tools.simulate import simulate_drive
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return Pipeline.from_config("kitti", device="cpu")
+
+
+@pytest.mark.parametrize("path", sorted(network_folder().glob("*.onnx")), ids=lambda path: path.stem)
+def test_every_shipped_network_says_what_it_is(path):
+    info = load_network(path).info
+    assert info.name == path.stem and info.classes == ("Car",)
+    assert 0.1 < info.display_score < 0.95
+    assert "CC BY-NC-SA" in info.licence and info.training["steps"] > 0
+    assert path.stat().st_size < 20_000_000
+
+
+def test_kitti_expects_sbnets_kitti_grid(pipeline):
+    assert pipeline.spec == BevSpec() and pipeline.spec.shape == (704, 800, 23)
+
+
+def test_it_finds_simulated_cars(pipeline):
+    predictions, labels = [], []
+    for frame, truth in simulate_drive(6, seed=7):
+        predictions.append(labels_from_detections(pipeline.detect(frame).detections, frame.calibration))
+        labels.append(truth)
+    # Never trained on simulation: the simulator and the network check each other.
+    assert evaluate(predictions, labels)["Car"]["bev_50"]["R40"]["moderate"] > 40
+
+
+def test_an_empty_frame_has_no_car(pipeline):
+    assert len(pipeline.detect(Frame(np.zeros((0, 4), np.float32))).detections.above(0.2)) == 0
+
+
+def test_ap_on_val_is_what_the_metadata_says(pipeline, shared):
+    (source,) = open_sources([shared / "kitti"])
+    wanted = set((shared / "kitti/ImageSets/val.txt").read_text().split())
+    predictions, labels = [], []
+    for file in source.frames:
+        if file.id in wanted:
+            frame = file.load()
+            predictions.append(labels_from_detections(pipeline.detect(frame).detections, frame.calibration))
+            labels.append(read_labels(file.label_path))
+    found = evaluate(predictions, labels)["Car"]["bev"]["R40"]["moderate"]
+    # Another machine rounds differently in the network: a box more or less at the threshold.
+    assert found == pytest.approx(pipeline.network.info.ap["Car"]["bev"]["R40"]["moderate"], abs=0.7)
+    assert found >= 50
