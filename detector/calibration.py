@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.errors import LabelError
+from detector.files import write_whole
 
 DEFAULT_IMAGE_SIZE = (1242, 375)
 
@@ -121,7 +122,7 @@ def write_object_calibration(path: Path, calibration: Calibration) -> None:
     rows |= {"R0_rect": identity, "Tr_velo_to_cam": calibration.camera_from_lidar[:3]}
     rows |= {"Tr_imu_to_velo": np.eye(4)[:3]}
     lines = [f"{key}: " + " ".join(f"{value:.12e}" for value in matrix.ravel()) for key, matrix in rows.items()]
-    path.write_text("\n".join(lines) + "\n")
+    write_whole(path, "\n".join(lines) + "\n")
 
 
 def _rectified(

@@ -31,20 +31,8 @@ messages = Console(stderr=True, highlight=False)
 results = Console(highlight=False)
 
 
-class Commands(click.Group):
-    """The command group: plug-in commands join by entry point, errors become one line and exit code 2."""
-
-    PLUGINS = "roadblocks.commands"
-
-    def list_commands(self, context: click.Context) -> list[str]:
-        """Names of all commands."""
-        return sorted({*super().list_commands(context), *metadata.entry_points(group=self.PLUGINS).names})
-
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """The command of a name; plug-ins are imported only when asked for."""
-        own = super().get_command(context, name)
-        plugins = metadata.entry_points(group=self.PLUGINS, name=name)
-        return own or next((plugin.load() for plugin in plugins), None)
+class FriendlyGroup(click.Group):
+    """A command group whose errors that a user can cause become one line and exit code 2."""
 
     def invoke(self, context: click.Context) -> Any:
         """Runs the command; an error a user can cause is told without a traceback."""
@@ -62,6 +50,22 @@ class Commands(click.Group):
             sys.exit(ExitCode.INTERRUPTED)
 
 
+class Commands(FriendlyGroup):
+    """The commands of `roadblocks`; plug-in commands join by entry point."""
+
+    PLUGINS = "roadblocks.commands"
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Names of all commands."""
+        return sorted({*super().list_commands(context), *metadata.entry_points(group=self.PLUGINS).names})
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The command of a name; plug-ins are imported only when asked for."""
+        own = super().get_command(context, name)
+        plugins = metadata.entry_points(group=self.PLUGINS, name=name)
+        return own or next((plugin.load() for plugin in plugins), None)
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="roadblocks")
 def main() -> None:
@@ -76,7 +80,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
 
 
-class SliceType(click.ParamType[slice]):
+class SliceType(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.2
     """A:B, A: or :B, a slice of the sorted list of frames."""
 
     name = "A:B"
@@ -138,7 +142,7 @@ def detect(
     opened = open_sources(sources, frames)
     for source in opened:
         if source.why_no_calibration:
-            reason = f"{source.path}: {source.why_no_calibration}; boxes go to detections.jsonl, LiDAR frame"
+            reason = f"{source.why_no_calibration}; boxes go to detections.jsonl, LiDAR frame"
             messages.print(Text(reason), soft_wrap=True)
     with messages.status("loading the network and compiling kernels (the first run takes longer) …"):
         pipeline = Pipeline.from_config(config, device=device, mask=mask, score=score, threads=threads)

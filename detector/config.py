@@ -87,7 +87,7 @@ def load_config(name_or_path: str | Path, cls: type[T] = Config) -> T:  # type: 
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ConfigError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_FILE_BYTES}")
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: not a readable YAML file: {reason}") from error
     return from_mapping(cls, {} if values is None else values, str(path))
@@ -124,6 +124,8 @@ def _checked(kind: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where} is {value!r}, expected a list")
         return tuple(_checked(inner, item, where) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > 1e15:
+            raise ConfigError(f"{where} is an integer of {len(str(value))} digits, expected float")
         return float(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise ConfigError(f"{where} is {value!r}, expected {kind.__name__}")

@@ -206,7 +206,9 @@ def _label_files(folder: Path) -> dict[str, Path]:
     place = next(place for place in places if place.is_dir())
     files = {path.stem: path for path in place.glob("*.txt")}
     if not files:
-        raise LabelError(f"{place}: found no label file, expected ID.txt files; give a folder with label_2 in it")
+        below = ", ".join(sorted(path.parent.name for path in folder.glob("*/label_2")))
+        hint = f"choose one of its folders: {below}" if below else "give a folder with label_2 in it"
+        raise LabelError(f"{place}: found no label file, expected ID.txt files; {hint}")
     return files
 
 

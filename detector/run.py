@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,7 +16,7 @@ from PIL import Image
 
 from detector.boxes import boxes_from_labels
 from detector.calibration import Calibration
-from detector.errors import FrameError, LabelError
+from detector.errors import FrameError, LabelError, SourceError
 from detector.files import write_json
 from detector.labels import read_labels
 from detector.machine import machine, revision, versions
@@ -27,6 +28,7 @@ from detector.types import FrameResult
 from detector.view import render_bev
 
 log = logging.getLogger("roadblocks")
+RECORD = "run.json"
 Float64 = NDArray[np.float64]
 
 
@@ -87,12 +89,18 @@ def detect_sources(
 
     Raises:
         FrameError: with ``stop_on_error``, for the first bad frame.
+        SourceError: if ``out`` is a source's own folder, holds somebody else's label files, or cannot be resumed.
     """
-    summary, started = RunSummary(), datetime.now(UTC)
+    summary = RunSummary()
+    record = _record(pipeline, sources, options)
+    if options.resume:
+        _check_resumable(out, record)
+    _refuse_sources_as_output(sources, out)
     try:
         for source in sources:
             folder = out / source.name if len(sources) > 1 else out
             with OutputFolder(folder, options.resume) as output:
+                write_json(out / RECORD, record)
                 for file in source.frames:
                     summary.frames += 1
                     if file.id in output.done:
@@ -103,8 +111,9 @@ def detect_sources(
     except KeyboardInterrupt:
         summary.interrupted = True
     finally:
-        if out.is_dir():
-            write_json(out / "run.json", _record(pipeline, sources, summary, started))
+        if (out / RECORD).is_file():
+            finished = datetime.now(UTC).isoformat(timespec="seconds")
+            write_json(out / RECORD, {**record, "finished": finished, "summary": summary.to_json()})
     return summary
 
 
@@ -120,6 +129,8 @@ def _detect_file(
     try:
         with clock(Stage.LOAD):
             frame = file.load()
+        if not len(frame):
+            log.warning("%s: holds no points; written as a frame without cars", file.path)
         result = pipeline.detect(frame)
     except FrameError as error:
         summary.skipped.append({"source": source.name, "frame": file.id, "reason": str(error)})
@@ -140,7 +151,6 @@ def _detect_file(
 def _picture(pipeline: Pipeline, file: FrameFile, result: FrameResult) -> Image.Image:
     """The BEV picture of a frame, with its labels and camera image where the source has them."""
     labels, ignored = _label_boxes(file, result.frame.calibration)
-    camera_image = Image.open(file.image_path) if file.image_path else None
     return render_bev(
         result.frame,
         result.detections,
@@ -149,8 +159,19 @@ def _picture(pipeline: Pipeline, file: FrameFile, result: FrameResult) -> Image.
         ignored_labels=ignored,
         display_score=pipeline.network.info.display_score,
         stage_ms=result.stage_ms,
-        camera_image=camera_image,
+        camera_image=_camera_image(file),
     )
+
+
+def _camera_image(file: FrameFile) -> Image.Image | None:
+    if file.image_path is None:
+        return None
+    try:
+        with Image.open(file.image_path) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        log.warning("drawn without the camera image %s: %s", file.image_path, error)
+        return None
 
 
 def _label_boxes(file: FrameFile, calibration: Calibration | None) -> tuple[Float64 | None, Float64 | None]:
@@ -167,8 +188,31 @@ def _label_boxes(file: FrameFile, calibration: Calibration | None) -> tuple[Floa
     return boxes[types == "Car"], boxes[types == "Van"]
 
 
-def _record(pipeline: Pipeline, sources: Sequence[Source], summary: RunSummary, started: datetime) -> dict[str, Any]:
-    """The contents of `run.json`: everything needed to know where the output came from."""
+def _refuse_sources_as_output(sources: Sequence[Source], out: Path) -> None:
+    """A data set's own labels lie where results would be written."""
+    for source in sources:
+        if source.layout != "files" and source.path.resolve() in (out.resolve(), *out.resolve().parents):
+            raise SourceError(
+                f"{out}: lies in the source {source.path}, expected a folder outside of it; choose another"
+            )
+
+
+def _check_resumable(out: Path, record: dict[str, Any]) -> None:
+    """Refuses to go on with a run of other settings: one output folder, one configuration."""
+    try:
+        earlier = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    for key in ("config", "model", "render", "sources"):
+        if earlier.get(key) != record[key]:
+            raise SourceError(
+                f"{out / RECORD}: the run there has {key} {earlier.get(key)}, expected {record[key]} to resume; "
+                "repeat its command, or leave out --resume"
+            )
+
+
+def _record(pipeline: Pipeline, sources: Sequence[Source], options: RunOptions) -> dict[str, Any]:
+    """The head of `run.json`: everything needed to know where the output comes from."""
     return {
         "sources": [{"name": source.name, "path": str(source.path), "layout": source.layout} for source in sources],
         "config": asdict(pipeline.config),
@@ -177,7 +221,6 @@ def _record(pipeline: Pipeline, sources: Sequence[Source], summary: RunSummary, 
         "machine": machine(),
         "versions": versions(),
         "revision": revision(),
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "summary": summary.to_json(),
+        "render": options.render,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 from PIL import Image
 
 from detector.boxes import labels_from_detections
+from detector.errors import SourceError
 from detector.files import write_whole
 from detector.labels import format_labels
 from detector.types import FrameResult
@@ -34,11 +35,20 @@ class OutputFolder:
     Args:
         folder: made if missing. What an earlier run wrote there is replaced, or gone on from with ``resume``.
         resume: keep what complete lines say is done; `done` then holds those frames' ids.
+
+    Raises:
+        SourceError: if the folder holds label files that no run of ours wrote: a data set's own labels, perhaps.
     """
 
     def __init__(self, folder: Path, resume: bool = False) -> None:
         self.folder = folder
         self.labels, self.pictures = folder / "label_2", folder / "pictures"
+        ours = any((folder / f"{DETECTIONS}{end}").is_file() for end in ("", ".part"))
+        if not ours and self.labels.is_dir() and any(self.labels.iterdir()):
+            raise SourceError(
+                f"{self.labels}: holds files that no run of roadblocks wrote, expected a new or earlier output folder; "
+                "choose another OUT"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         kept = {name: _complete_lines(folder, name) for name in (DETECTIONS, TIMING)}
         if not resume:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.decode import REGRESSION_CHANNELS
 from kernels.tiles import ActiveTiles
 from models.errors import MissingExtraError, ModelError
 from models.network import INPUT_NAME, REGRESSION_NAME, SCORE_NAME, Network
 
+log = logging.getLogger("roadblocks")
 Float32 = NDArray[np.float32]
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -54,14 +57,18 @@ class DenseExecutor:
         except Exception as error:  # onnxruntime's exceptions share no public base class
             reason = " ".join(str(error).split())[:300]
             raise ModelError(f"{network.path}: onnxruntime cannot run it: {reason}") from error
-        self._check_names(network)
+        self._check_ends(network)
         self.device = "cuda" if self._session.get_providers()[0].startswith("CUDA") else "cpu"
-        if device == "cuda" and self.device != "cuda":
-            raise ModelError("device cuda: onnxruntime fell back to the CPU; check CUDA 13 and cuDNN 9, or use cpu")
+        if len(providers) > 1 and self.device != "cuda":
+            message = "onnxruntime fell back to the CPU; check CUDA 13 and cuDNN 9, or choose device cpu"
+            if device == "cuda":
+                raise ModelError(f"device cuda: {message}")
+            log.warning("%s", message)
         spec = network.info.grid
         self._input = np.zeros((1, spec.channels, spec.rows, spec.cols), np.float32)
 
-    def _check_names(self, network: Network) -> None:
+    def _check_ends(self, network: Network) -> None:
+        """Names and sizes of the network's input and outputs, against its metadata."""
         inputs = [value.name for value in self._session.get_inputs()]
         outputs = [value.name for value in self._session.get_outputs()]
         if inputs != [INPUT_NAME] or not {SCORE_NAME, REGRESSION_NAME} <= set(outputs):
@@ -69,6 +76,21 @@ class DenseExecutor:
                 f"{network.path}: inputs {inputs} and outputs {outputs}, "
                 f"expected ['{INPUT_NAME}'] and ['{SCORE_NAME}', '{REGRESSION_NAME}']"
             )
+        spec, stride = network.info.grid, network.info.output_stride
+        cells = [spec.rows // stride, spec.cols // stride]
+        expected = {
+            INPUT_NAME: [1, spec.channels, spec.rows, spec.cols],
+            SCORE_NAME: [1, 1, *cells],
+            REGRESSION_NAME: [1, REGRESSION_CHANNELS, *cells],
+        }
+        for value in (*self._session.get_inputs(), *self._session.get_outputs()):
+            shape = expected.get(value.name, value.shape)
+            # A size that the file leaves open is a name or None.
+            fits = len(shape) == len(value.shape) and all(
+                found == wanted for found, wanted in zip(value.shape, shape, strict=True) if isinstance(found, int)
+            )
+            if not fits:
+                raise ModelError(f"{network.path}: '{value.name}' is {value.shape}, its metadata says {shape}")
 
     def run(self, grid: Float32, tiles: ActiveTiles) -> tuple[Float32, Float32]:
         """Score (rows, cols) and regression (rows, cols, 8) maps, float32, at the output stride.
@@ -102,5 +124,7 @@ def _providers(runtime: Any, device: str) -> list[str]:
     if device == "cuda" and not cuda_driver_answers():
         raise ModelError("device cuda: no NVIDIA driver answers; check nvidia-smi, or use --device cpu")
     if available and device != "cpu" and cuda_driver_answers():
+        # The extra `gpu` brings CUDA and cuDNN as Python packages, where the loader does not look by itself.
+        runtime.preload_dlls()
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
     return ["CPUExecutionProvider"]

@@ -44,6 +44,16 @@ class NetworkInfo:
     training: Mapping[str, Any] = field(default_factory=dict)
     ap: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        numbers = isinstance(self.output_stride, int) and isinstance(self.display_score, int | float)
+        if not numbers or self.output_stride < 1 or not 0 <= self.display_score <= 1:
+            raise ModelError(
+                f"network metadata: output_stride {self.output_stride!r}, display_score {self.display_score!r}; "
+                "expected a whole number of at least 1, and 0..1"
+            )
+        if not self.classes or not all(isinstance(name, str) for name in self.classes):
+            raise ModelError(f"network metadata: classes are {self.classes!r}, expected at least one name")
+
     def to_json(self) -> str:
         """The text stored in the ONNX file."""
         return json.dumps({**asdict(self), "grid": self.grid.to_dict()}, sort_keys=True)

@@ -1,6 +1,6 @@
 """Simulated drives with labels: a spinning 64-beam LiDAR in a street, in KITTI object layout. First version.
 
-Every frame depends on the seed and its number alone: same seed, same bytes, whatever the number of threads.
+A drive depends on its seed and its number of frames alone: same bytes, whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.progress import track
 from detector.boxes import image_boxes, labels_from_boxes
 from detector.calibration import Calibration, write_object_calibration
 from detector.errors import SourceError
-from detector.files import write_whole
+from detector.files import write_json, write_whole
 from detector.labels import KittiLabels, format_labels
 from detector.types import Frame
 from tools.simulation.raycast import count_unoccluded
@@ -28,6 +28,7 @@ from tools.simulation.street import Street, build_street
 Float64 = NDArray[np.float64]
 
 PERIOD_S = 0.1
+MARKER = "simulated.json"  # says that a folder is a drive of ours, which --overwrite may replace
 CAMERA_HALF_VIEW_RAD = np.radians(45)  # a little more than the camera sees; the rest is cropped exactly
 # KITTI's camera, in round numbers: 721.5 pixels of focal length, 8 cm below and 27 cm ahead of the LiDAR.
 CALIBRATION = Calibration(
@@ -45,7 +46,7 @@ def simulate_drive(
     """Frames of a drive at 10 Hz and their labels.
 
     Args:
-        num_frames: how many.
+        num_frames: how many; the street is as long as they need, so another number is another street.
         seed: street, traffic and noise.
         sensor: the LiDAR.
         full: whole sweeps; otherwise only what the camera sees, as most copies of KITTI are cut. Labels are
@@ -110,6 +111,7 @@ def write_drive(out: Path, num_frames: int, seed: int, full: bool = False, show_
     folders = {name: out / "training" / name for name in ("velodyne", "calib", "label_2")}
     for folder in (*folders.values(), out / "ImageSets"):
         folder.mkdir(parents=True, exist_ok=True)
+    write_json(out / MARKER, {"simulated": True, "frames": num_frames, "seed": seed, "full": full})
     frames = simulate_drive(num_frames, seed, full=full)
     ids = []
     for frame, labels in track(frames, "simulate", num_frames, disable=not show_progress, transient=True):
@@ -135,7 +137,9 @@ def sample(out: Path, frames: int, seed: int, full: bool, overwrite: bool) -> No
     if out.exists() and any(out.iterdir()):
         if not overwrite:
             raise SourceError(f"{out}: is not empty; expected a new folder, or --overwrite to replace a drive in it")
+        if not (out / MARKER).is_file():
+            raise SourceError(f"{out}: holds no {MARKER}, so no simulated drive to replace; choose another OUT")
         for name in ("training", "ImageSets"):
-            shutil.rmtree(out / name, ignore_errors=True)
+            shutil.rmtree(out / name)
     write_drive(out, frames, seed, full, show_progress=True)
     click.echo(f"{frames} frames in {out}")

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -22,21 +23,19 @@ from typing import Any
 
 import click
 
+from detector.cli import FriendlyGroup
 from detector.config import from_mapping, load_config
 from detector.errors import ConfigError
 from detector.files import write_json
 from detector.machine import machine, revision
-from models.errors import MissingExtraError
 from models.grid import BevSpec
 from models.network import NetworkInfo
 
 try:
     import torch
     from torch.utils.data import DataLoader
-except ImportError as error:
-    raise MissingExtraError(
-        "PyTorch is not installed; expected for training: pip install 'roadblocks[train]'"
-    ) from error
+except ImportError:
+    sys.exit("error: PyTorch is not installed; expected for training: pip install 'roadblocks[train]'")
 
 from tools.training.augment import AugmentConfig
 from tools.training.dataset import POSITIVE, LabelledFrame, cut_objects, load_frames, parse_data
@@ -105,7 +104,13 @@ class Trainer:
 
     def _resume(self) -> None:
         state = torch.load(self.folder / CHECKPOINT, map_location=self.device, weights_only=True)
-        self.network.load_state_dict(state["network"])
+        try:
+            self.network.load_state_dict(state["network"])
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{self.folder / CHECKPOINT}: holds another network than the configuration's {self.config.network}; "
+                "expected the same, choose another --out"
+            ) from error
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
@@ -161,8 +166,8 @@ def train(
     ``on_validate`` is called every ``config.validate_every`` steps and at the end.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", {"train": asdict(config), "grid": spec.to_dict(), "revision": revision()})
     trainer = Trainer(config, spec, folder)
+    write_json(folder / "config.json", {"train": asdict(config), "grid": spec.to_dict(), "revision": revision()})
     objects = cut_objects(frames)
     log.info("%d frames, %d cars to paste, %d steps to go", len(frames), len(objects), config.steps - trainer.step)
     samples = SampleMaker(
@@ -229,7 +234,7 @@ def _info(trainer: Trainer, name: str, spec: BevSpec, validation: Validation | N
     )
 
 
-@click.group()
+@click.group(cls=FriendlyGroup)
 def main() -> None:
     """Train and export detection networks."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

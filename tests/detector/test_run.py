@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from detector.calibration import Calibration, write_object_calibration
 from detector.cli import main
@@ -135,6 +136,43 @@ def test_frame_ids_in_old_output_cannot_reach_outside(tmp_path):
     with OutputFolder(out) as output:
         output.write(FrameResult(Frame(patch_points(), "1"), Detections.empty()))
     assert victim.read_text() == "keep" and ids(out / "detections.jsonl") == ["1"]
+
+
+def test_a_data_set_is_never_written_over(drive, config, tmp_path):
+    labels = drive / "training" / "label_2"
+    labels.mkdir()
+    (labels / "000000.txt").write_text("precious")
+    copy = tmp_path / "copy"
+    (copy / "label_2").mkdir(parents=True)
+    (copy / "label_2" / "000000.txt").write_text("precious")
+    for out in (drive / "training", drive / "training" / "out", copy):
+        result = roadblocks("detect", drive, "-o", out, "--config", config)
+        assert result.exit_code == 2 and "choose another" in " ".join(result.stderr.split())
+    assert (labels / "000000.txt").read_text() == (copy / "label_2" / "000000.txt").read_text() == "precious"
+
+
+def test_resuming_with_other_settings_is_refused(drive, config, tmp_path):
+    out = tmp_path / "out"
+    assert roadblocks("detect", drive, "-o", out, "--config", config, "--frames", ":1").exit_code == 0
+    before = (out / "detections.jsonl").read_bytes()
+    result = roadblocks("detect", drive, "-o", out, "--config", config, "--resume", "--score", "0.5")
+    assert result.exit_code == 2 and "run.json: the run there has config" in " ".join(result.stderr.split())
+    assert (out / "detections.jsonl").read_bytes() == before
+
+
+def test_a_broken_camera_image_costs_only_its_panel(drive, config, tmp_path):
+    images = drive / "training" / "image_2"
+    images.mkdir()
+    Image.new("RGB", (1242, 375)).save(images / "000000.png")
+    (images / "000000.png").write_bytes((images / "000000.png").read_bytes()[:200])
+    result = roadblocks("detect", drive, "-o", tmp_path / "out", "--config", config, "--render")
+    assert result.exit_code == 0 and "000000.png" in result.stderr.replace("\n", "")
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 3
+
+
+def test_an_empty_frame_is_told(drive, config, tmp_path):
+    result = roadblocks("detect", drive, "-o", tmp_path / "out", "--config", config)
+    assert result.exit_code == 0 and "holds no points" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(

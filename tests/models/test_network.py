@@ -1,5 +1,7 @@
 """Network files: metadata round trip, refusals, and the dense executor against NumPy."""
 
+import dataclasses
+
 import numpy as np
 import onnx
 import pytest
@@ -93,6 +95,25 @@ def test_cuda_without_a_driver_is_one_clear_line(tmp_path):
     with pytest.raises(ModelError, match="device cuda: "):
         DenseExecutor(load_network(write_model(tmp_path / "tiny.onnx")), "cuda")
     assert DenseExecutor(load_network(tmp_path / "tiny.onnx"), "auto").device == "cpu"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"classes": ()}, {"output_stride": "4"}, {"output_stride": 0}, {"display_score": "x"}, {"display_score": 1.5}],
+)
+def test_metadata_that_makes_no_sense(changes):
+    with pytest.raises(ModelError, match=r"network metadata: .* expected"):
+        dataclasses.replace(INFO, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"output_stride": 8}, "'score' is"), ({"grid": dataclasses.replace(SPEC, x_max_m=3.2)}, "'grid' is")],
+)
+def test_metadata_that_does_not_fit_the_network(tmp_path, changes, words):
+    path = write_model(tmp_path / "odd.onnx", info=dataclasses.replace(INFO, **changes))
+    with pytest.raises(ModelError, match=words):
+        DenseExecutor(load_network(path), "cpu")
 
 
 def test_all_cells_cover_the_grid():

@@ -46,7 +46,7 @@ def test_an_empty_frame_has_no_car(pipeline):
 
 
 def test_ap_on_val_is_what_the_metadata_says(pipeline, shared):
-    (source,) = open_sources([shared / "kitti"])
+    (source,) = open_sources([shared / "kitti" / "training"])
     wanted = set((shared / "kitti/ImageSets/val.txt").read_text().split())
     predictions, labels = [], []
     for file in source.frames:

@@ -60,20 +60,27 @@ def load_frames(folder: Path, split: Path | None = None) -> list[LabelledFrame]:
     Raises:
         RoadblocksError: if the folder, a frame or a label cannot be read, or a listed id is missing.
     """
-    (source,) = open_sources([folder])
-    wanted = split.read_text().split() if split else [frame.id for frame in source.frames]
-    missing = set(wanted) - {frame.id for frame in source.frames}
-    if missing:
-        raise LabelError(f"{split}: lists {sorted(missing)[0]}, which {folder} does not hold")
-    return [_load_frame(file) for file in source.frames if file.id in set(wanted)]
+    labelled = {file.id: file for source in open_sources([folder]) for file in source.frames if file.label_path}
+    if not labelled:
+        raise LabelError(f"{folder}: no frame has a label_2/ID.txt; training needs KITTI's object layout")
+    wanted = list(labelled)
+    if split:
+        try:
+            wanted = split.read_text(encoding="utf-8", errors="replace").split()
+        except OSError as error:
+            raise LabelError(f"{split}: cannot be read ({error.strerror}); expected a list of frame ids") from error
+    missing = set(wanted) - set(labelled)
+    if missing or not wanted:
+        found = f"lists {sorted(missing)[0]}, which is unlabelled in {folder}" if missing else "lists no frame"
+        raise LabelError(f"{split}: {found}; expected ids of labelled frames")
+    return [_load_frame(file) for name, file in labelled.items() if name in set(wanted)]
 
 
 def _load_frame(file: FrameFile) -> LabelledFrame:
     frame = file.load()
     if frame.calibration is None:
         raise LabelError(f"{file.path}: no calibration; training needs KITTI's object layout")
-    if file.label_path is None:
-        raise LabelError(f"{file.path}: no label_2/{frame.id}.txt; training needs KITTI's object layout")
+    assert file.label_path, "load_frames takes labelled frames only"
     labels = read_labels(file.label_path)
     kept = labels.select(np.isin(labels.types, (POSITIVE, NEIGHBOUR)))
     points = frame.points[frame.calibration.in_view(frame.points)]
