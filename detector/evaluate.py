@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from detector.errors import LabelError
-from detector.labels import KittiLabels, read_labels
+from detector.labels import CAR, KittiLabels, read_labels
 from detector.matching import DIFFICULTIES, METRICS, Difficulty, FramePair, Metric
 
 Float64 = NDArray[np.float64]
@@ -68,7 +68,7 @@ def evaluate(predictions: Sequence[KittiLabels], labels: Sequence[KittiLabels]) 
             "R11": {key: 100 * float(precision[::4].mean()) for key, precision in precisions.items()},
             "R40": {key: 100 * float(precision[1:].mean()) for key, precision in precisions.items()},
         }
-    return {"Car": result}
+    return {CAR: result}
 
 
 def best_f1_score(
@@ -239,7 +239,7 @@ def result_table(report: EvaluationReport) -> Table:
     for recalls in ("R40", "R11"):
         for difficulty in DIFFICULTIES:
             table.add_column(f"{recalls}\n{difficulty}", justify="right")
-    for name, by_recalls in report.average_precision["Car"].items():
+    for name, by_recalls in report.average_precision[CAR].items():
         values = [by_recalls[recalls][difficulty] for recalls in ("R40", "R11") for difficulty in DIFFICULTIES]
         metric = METRICS[name]
         table.add_row(metric.kind, f"{metric.min_overlap:.1f}", *(f"{value:.2f}" for value in values))

@@ -21,6 +21,9 @@ Float64 = NDArray[np.float64]
 MAX_FILE_BYTES = 4_000_000
 NUMBERS_WITHOUT_SCORE = 14
 
+# What we detect, and the class that KITTI's evaluation neither asks for nor counts as false.
+CAR, NEIGHBOUR = "Car", "Van"
+
 
 @dataclass(frozen=True)
 class KittiLabels:

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from detector.labels import KittiLabels
+from detector.labels import CAR, NEIGHBOUR, KittiLabels
 from kernels.rotated_iou import rotated_intersection
 
 Float64 = NDArray[np.float64]
@@ -61,7 +61,7 @@ class FramePair:
     def __init__(self, found: KittiLabels, labels: KittiLabels) -> None:
         names = np.array([name.lower() for name in labels.types], dtype=object)
         # Other classes play no part; finding a van is neither right nor wrong.
-        self._truth = labels.select((names == "car") | (names == "van"))
+        self._truth = labels.select((names == CAR.lower()) | (names == NEIGHBOUR.lower()))
         self._found = found
         bev, volume = box_overlaps(self._truth, found)
         self._overlaps = {"2d": image_overlaps(self._truth, found)[0], "bev": bev, "3d": volume}
@@ -105,7 +105,7 @@ class FramePair:
 
 
 def _is_car(labels: KittiLabels) -> NDArray[np.bool_]:
-    return np.array([name.lower() == "car" for name in labels.types], bool)
+    return np.array([name.lower() == CAR.lower() for name in labels.types], bool)
 
 
 def image_overlaps(truth: KittiLabels, found: KittiLabels) -> tuple[Float64, Float64]:

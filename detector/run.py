@@ -18,7 +18,7 @@ from detector.boxes import boxes_from_labels
 from detector.calibration import Calibration
 from detector.errors import FrameError, LabelError, SourceError
 from detector.files import write_json
-from detector.labels import read_labels
+from detector.labels import CAR, NEIGHBOUR, read_labels
 from detector.machine import machine, revision, versions
 from detector.pipeline import Pipeline
 from detector.sinks import OutputFolder
@@ -185,7 +185,7 @@ def _label_boxes(file: FrameFile, calibration: Calibration | None) -> tuple[Floa
         return None, None
     boxes = boxes_from_labels(labels, calibration)
     types = np.array(labels.types)
-    return boxes[types == "Car"], boxes[types == "Van"]
+    return boxes[types == CAR], boxes[types == NEIGHBOUR]
 
 
 def _refuse_sources_as_output(sources: Sequence[Source], out: Path) -> None:

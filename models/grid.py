@@ -13,6 +13,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kernels.voxelize import EXTRA_CHANNELS
 from models.errors import ModelError
 
 
@@ -66,7 +67,7 @@ class BevSpec:
     @property
     def channels(self) -> int:
         """Height bins, below, above, intensity."""
-        return self.z_bins + 3
+        return self.z_bins + EXTRA_CHANNELS
 
     @property
     def shape(self) -> tuple[int, int, int]:

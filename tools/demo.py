@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from detector.labels import CAR
+
 console = Console(highlight=False)
 
 
@@ -30,7 +32,7 @@ def run_command(*words: str) -> None:
 def summary_table(out: Path, drive: Path) -> Table:
     """One table of stage latencies, AP and paths, from the files that the commands left in ``out``."""
     summary = json.loads((out / "run.json").read_text())["summary"]
-    ap = json.loads((out / "ap.json").read_text())["Car"]
+    ap = json.loads((out / "ap.json").read_text())[CAR]
     table = Table(title=f"roadblocks on {summary['good']} simulated frames", show_header=False)
     table.add_column()
     table.add_column(justify="right")

@@ -27,6 +27,7 @@ from detector.cli import FriendlyGroup
 from detector.config import from_mapping, load_config
 from detector.errors import ConfigError
 from detector.files import write_json
+from detector.labels import CAR
 from detector.machine import machine, revision
 from models.grid import BevSpec
 from models.network import NetworkInfo
@@ -38,7 +39,7 @@ except ImportError:
     sys.exit("error: PyTorch is not installed; expected for training: pip install 'roadblocks[train]'")
 
 from tools.training.augment import AugmentConfig
-from tools.training.dataset import POSITIVE, LabelledFrame, cut_objects, load_frames, parse_data
+from tools.training.dataset import LabelledFrame, cut_objects, load_frames, parse_data
 from tools.training.export import export_onnx
 from tools.training.loss import detection_loss
 from tools.training.network import BevDetector
@@ -220,7 +221,7 @@ def _info(trainer: Trainer, name: str, spec: BevSpec, validation: Validation | N
         name=name,
         grid=spec,
         output_stride=OUTPUT_STRIDE,
-        classes=(POSITIVE,),
+        classes=(CAR,),
         display_score=round(validation.best_score, 3) if validation else 0.5,
         licence=DATA_LICENCE,
         training={

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from detector.boxes import boxes_from_labels, points_in_box
 from detector.calibration import Calibration
 from detector.errors import LabelError
-from detector.labels import KittiLabels, read_labels
+from detector.labels import CAR, NEIGHBOUR, KittiLabels, read_labels
 from detector.sources import FrameFile, open_sources
 
-POSITIVE, NEIGHBOUR = "Car", "Van"  # learned; left out of the loss, as the evaluation does
 MIN_POINTS_TO_LEARN = 3  # fewer, and nothing in the grid tells the car from noise
 MIN_POINTS_TO_PASTE = 10
 
@@ -82,11 +81,11 @@ def _load_frame(file: FrameFile) -> LabelledFrame:
         raise LabelError(f"{file.path}: no calibration; training needs KITTI's object layout")
     assert file.label_path, "load_frames takes labelled frames only"
     labels = read_labels(file.label_path)
-    kept = labels.select(np.isin(labels.types, (POSITIVE, NEIGHBOUR)))
+    kept = labels.select(np.isin(labels.types, (CAR, NEIGHBOUR)))
     points = frame.points[frame.calibration.in_view(frame.points)]
     boxes = boxes_from_labels(kept, frame.calibration).astype(np.float32)
     hits = np.array([points_in_box(points, box, 0.1).sum() for box in boxes], int)
-    counted = (np.array(kept.types) == POSITIVE) & (hits >= MIN_POINTS_TO_LEARN)
+    counted = (np.array(kept.types) == CAR) & (hits >= MIN_POINTS_TO_LEARN)
     return LabelledFrame(frame.id, points, boxes, counted, labels, frame.calibration)
 
 

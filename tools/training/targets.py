@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.decode import REGRESSION_CHANNELS
+
 OUTPUT_STRIDE = 4  # grid cells per output cell of the network
 CORE = 0.3  # half-size of the positive core, as a share of the box's length and width
 IGNORE = 0.6  # half-size of the zone left out of the loss
@@ -35,7 +37,7 @@ def make_targets(
         log length, log width, log height, cos yaw, sin yaw; ignored (rows, cols) bool.
     """
     score = np.zeros(shape, np.float32)
-    regression = np.zeros((8, *shape), np.float32)
+    regression = np.zeros((REGRESSION_CHANNELS, *shape), np.float32)
     ignored = np.zeros(shape, bool)
     # Cars last, so that an ignored neighbour never hides one.
     for index in np.argsort(counted, kind="stable"):
@@ -60,9 +62,8 @@ def make_targets(
         ignored[rows, cols] |= zone & ~core
         ignored[rows, cols] &= ~core
         score[rows, cols][core] = 1
-        values = np.broadcast_to(
-            np.array([0, 0, box[2], *np.log(box[3:6]), cos, sin], np.float32)[:, None], (8, int(core.sum()))
-        ).copy()
+        one = np.array([0, 0, box[2], *np.log(box[3:6]), cos, sin], np.float32)
+        values = np.repeat(one[:, None], int(core.sum()), axis=1)
         values[0], values[1] = dx[core], dy[core]
         regression[:, rows, cols][:, core] = values
     ignored &= score == 0

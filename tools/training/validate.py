@@ -10,6 +10,7 @@ from typing import Any
 from detector.boxes import labels_from_detections
 from detector.config import Config
 from detector.evaluate import best_f1_score, evaluate
+from detector.labels import CAR
 from detector.pipeline import Pipeline
 from detector.types import Frame
 from models.network import NetworkInfo
@@ -29,7 +30,7 @@ class Validation:
     @property
     def bev_moderate(self) -> float:
         """Car BEV AP at IoU 0.7, 40 recall points, moderate [%]."""
-        return float(self.ap["Car"]["bev"]["R40"]["moderate"])
+        return float(self.ap[CAR]["bev"]["R40"]["moderate"])
 
 
 def validate(network: BevDetector, info: NetworkInfo, frames: list[LabelledFrame]) -> Validation:
