@@ -1,80 +1,65 @@
-"""Bird's-eye-view pictures, drawn without a display.
+"""Pictures of frames, drawn without a display: `render_bev`.
 
-Forward (x) is up and left (y) is left, as seen from above by someone who looks ahead. Points are coloured by height.
-Boxes are coloured by how they fare against the labels, where there are any; a detection counts as right if it
-overlaps an unclaimed label with a BEV IoU of at least `MATCH_IOU`.
+Boxes are coloured by how they fare against the labels, where there are any: a detection is *found* if its overlap
+with a label not yet taken by a better one is at least `MATCH_IOU` (IoU, seen from above), a *false alarm* otherwise;
+a label that no detection takes is *missed*. Detections that take an ignored label are *ignored* too.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from detector.boxes import BOX_EDGES, box_corners, segments_in_front
 from detector.calibration import Calibration
+from detector.canvas import (
+    BACKGROUND,
+    FAINT,
+    GUIDE,
+    MAP_WIDTH,
+    SUPERSAMPLE,
+    BoxStyle,
+    Canvas,
+    Colour,
+    draw_box,
+    draw_scene,
+    font,
+    height_colours,
+)
+from detector.stages import Stage
 from detector.types import Detections, Frame
 from kernels.rotated_iou import rotated_iou
 from kernels.tiles import ActiveTiles
 from models.grid import BevSpec
 
 Float64 = NDArray[np.float64]
-Colour = tuple[int, int, int]
+Rectangle = tuple[float, float, float, float]  # left, top, right, bottom [pixels]
 
 MATCH_IOU = 0.5
-MAP_PIXELS = 1000  # longer side of the map
-SUPERSAMPLE = 2  # drawn larger, then scaled down: smooth lines
-POINT_PIXELS = 3  # supersampled
-HEADER, FOOTER, MARGIN = 34, 30, 10
+HEADER, FOOTER, MARGIN = 64, 32, 14
+TEXT: Colour = (226, 231, 238)
 
-BACKGROUND: Colour = (13, 16, 22)
-GUIDE: Colour = (52, 60, 72)
-TEXT: Colour = (214, 220, 228)
-FAINT: Colour = (128, 138, 150)
-FOUND: Colour = (255, 196, 64)  # a detection, nothing to compare with
-RIGHT: Colour = (88, 224, 128)
-FALSE_ALARM: Colour = (255, 96, 88)
-MISSED: Colour = (232, 120, 255)
-LABEL: Colour = (236, 240, 244)
-IGNORED: Colour = (120, 128, 140)
-ROAD_TILE: Colour = (64, 128, 255)
-
-# Height [m] to colour, dark blue through green and yellow to red; LiDAR frame of a car roof.
-HEIGHTS_M = (-2.2, -1.6, -1.0, -0.4, 0.4, 1.2)
-HEIGHT_COLOURS = np.array(
-    [(66, 84, 190), (62, 140, 220), (48, 178, 166), (150, 208, 92), (240, 190, 70), (232, 92, 66)], np.float64
-)
-RING_STEP_M = 10
+# As a traffic light: amber until a label turns it green. Dashes tell labels from detections without colour.
+DETECTION = BoxStyle("detections", (255, 190, 60), opacity=36)
+FOUND = BoxStyle("found", (84, 232, 126), opacity=36)
+FALSE_ALARM = BoxStyle("false alarms", (255, 190, 60), opacity=36)
+MISSED = BoxStyle("missed", (255, 78, 88), dashed=True, opacity=36)
+LABEL = BoxStyle("labels", (236, 240, 244), width=1, dashed=True)
+IGNORED = BoxStyle("ignored", (150, 156, 168), width=1)
+IGNORED_LABEL = BoxStyle("labels ignored", (150, 156, 168), width=1, dashed=True)
 
 
-@dataclass(frozen=True)
-class Canvas:
-    """The map part of a picture: how metres become (supersampled) pixels."""
+class Mark(NamedTuple):
+    """One box of the picture; ``score`` is None for labels."""
 
-    spec: BevSpec
-    pixels_per_m: float
-
-    @classmethod
-    def of(cls, spec: BevSpec) -> Canvas:
-        """The canvas whose longer side has `MAP_PIXELS`."""
-        longer = max(spec.x_max_m - spec.x_min_m, spec.y_max_m - spec.y_min_m)
-        return cls(spec, MAP_PIXELS * SUPERSAMPLE / longer)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height), supersampled pixels."""
-        spec, scale = self.spec, self.pixels_per_m
-        return round((spec.y_max_m - spec.y_min_m) * scale), round((spec.x_max_m - spec.x_min_m) * scale)
-
-    def pixels(self, xy: NDArray[np.floating]) -> Float64:
-        """(N, 2) pixels, right and down, of (N, 2 or more) metres, LiDAR frame."""
-        xy = np.asarray(xy, np.float64)
-        right = (self.spec.y_max_m - xy[:, 1]) * self.pixels_per_m
-        down = (self.spec.x_max_m - xy[:, 0]) * self.pixels_per_m
-        return np.column_stack([right, down])
+    box: NDArray[np.floating]
+    style: BoxStyle
+    score: float | None = None
 
 
 def render_bev(
@@ -85,219 +70,199 @@ def render_bev(
     labels: Float64 | None = None,
     ignored_labels: Float64 | None = None,
     tiles: ActiveTiles | None = None,
-    display_score: float = 0.0,
+    display_score: float = 0.3,
+    title: str | None = None,
     stage_ms: Mapping[str, float] | None = None,
     camera_image: Image.Image | None = None,
 ) -> Image.Image:
-    """The picture of one frame.
+    """The picture of one frame: camera panel if there is one, and the map, seen from above.
 
     Args:
         frame: points and, for the edges of the camera's view and the camera panel, calibration.
         detections: boxes, LiDAR frame.
-        spec: the grid; its range is the range of the map.
-        labels: (N, 7) boxes of labelled cars, or None where nothing is known.
-        ignored_labels: (N, 7) boxes that count neither way, drawn in grey.
-        tiles: active tiles, over the cells of ``spec``; cells outside of them are dimmed.
+        spec: the grid; its range is the range of the map and of the colours.
+        labels: (N, 7) float64 boxes of labelled cars, or None where nothing is known.
+        ignored_labels: (N, 7) float64 boxes that count neither way, or None.
+        tiles: active tiles over the cells of ``spec``; the points outside of them are dimmed.
         display_score: only detections from this score on are drawn.
+        title: the picture's heading; by default the frame's id.
         stage_ms: milliseconds per stage, for the footer.
-        camera_image: the camera's picture of the frame; goes on top, with the boxes in it.
+        camera_image: what the camera saw; left out if the frame has no calibration to draw boxes by.
+
+    Returns:
+        An RGB image.
     """
     shown = detections.above(display_score)
-    right, missed = match_labels(shown, labels)
-    box_colours = [FOUND if labels is None else (RIGHT if hit else FALSE_ALARM) for hit in right]
-    bev = _draw_map(frame, spec, tiles)
-    draw, canvas = ImageDraw.Draw(bev), Canvas.of(spec)
-    for box in np.zeros((0, 7)) if ignored_labels is None else ignored_labels:
-        _draw_box(draw, canvas, box, IGNORED, 1)
-    for box, is_missed in zip([] if labels is None else labels, missed, strict=True):
-        _draw_box(draw, canvas, box, MISSED if is_missed else LABEL, 2 if is_missed else 1)
-    for box, score, colour in zip(shown.boxes, shown.scores, box_colours, strict=True):
-        _draw_box(draw, canvas, box, colour, 2)
-        _draw_score(draw, canvas, box, score, colour)
-    bev = bev.resize((bev.width // SUPERSAMPLE, bev.height // SUPERSAMPLE), Image.Resampling.LANCZOS)
-    panels = [bev]
+    marks = _marks(shown, labels, ignored_labels)
+    panels = []
     if camera_image is not None and frame.calibration is not None:
-        panels.insert(0, draw_camera(camera_image, shown.boxes, box_colours, frame.calibration, bev.width))
-    counts = _counts(len(shown), right, missed, labels is not None)
-    return _compose(panels, f"frame {frame.id}", counts, _legend(labels is not None), stage_ms)
-
-
-def match_labels(detections: Detections, labels: Float64 | None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which detections are right (N,) and which labels are missed (M,), best score first, each label once."""
-    right = np.zeros(len(detections), bool)
-    missed = np.ones(0 if labels is None else len(labels), bool)
-    if labels is None or not len(labels) or not len(detections):
-        return right, missed
-    bev = [0, 1, 3, 4, 6]
-    overlap = rotated_iou(detections.boxes[:, bev].astype(np.float64), np.ascontiguousarray(labels[:, bev]))
-    for index in np.argsort(-detections.scores, kind="stable"):
-        free = np.where(missed, overlap[index], -1)
-        if free.max() >= MATCH_IOU:
-            right[index] = True
-            missed[free.argmax()] = False
-    return right, missed
-
-
-def draw_camera(
-    image: Image.Image, boxes: NDArray[np.floating], colours: Sequence[Colour], calibration: Calibration, width: int
-) -> Image.Image:
-    """The camera picture, ``width`` pixels wide, with (N, 7) LiDAR boxes projected into it."""
-    scale = width * SUPERSAMPLE / image.width
-    panel = image.convert("RGB").resize((width * SUPERSAMPLE, round(image.height * scale)), Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(panel)
-    for corners, colour in zip(box_corners(boxes), colours, strict=True):
-        for segment in segments_in_front(calibration.to_camera(corners)[BOX_EDGES]):
-            start, end = calibration.project(segment) * scale
-            draw.line([*start, *end], fill=colour, width=2 * SUPERSAMPLE)
-    return panel.resize((width, panel.height // SUPERSAMPLE), Image.Resampling.LANCZOS)
-
-
-def height_colours(z_m: NDArray[np.floating]) -> Float64:
-    """(N, 3) float64 colours, 0..255, of (N,) heights [m]."""
-    return np.stack([np.interp(z_m, HEIGHTS_M, HEIGHT_COLOURS[:, channel]) for channel in range(3)], axis=-1)
-
-
-def _draw_map(frame: Frame, spec: BevSpec, tiles: ActiveTiles | None) -> Image.Image:
-    """Guides, points, tiles."""
-    canvas = Canvas.of(spec)
-    image = Image.new("RGB", canvas.size, BACKGROUND)
-    _draw_guides(ImageDraw.Draw(image), canvas, frame.calibration)
-    pixels = np.asarray(image).copy()
-    _draw_points(pixels, canvas, frame.points)
-    if tiles is not None and len(tiles) < tiles.spec.total:
-        _draw_tiles(pixels, canvas, tiles)
-    return Image.fromarray(pixels)
-
-
-def _draw_guides(draw: ImageDraw.ImageDraw, canvas: Canvas, calibration: Calibration | None) -> None:
-    spec = canvas.spec
-    (centre,) = canvas.pixels(np.zeros((1, 2)))
-    reach = max(abs(spec.x_min_m), spec.x_max_m, abs(spec.y_min_m), spec.y_max_m) * 1.5
-    for ring_m in range(RING_STEP_M, int(reach), RING_STEP_M):
-        radius = ring_m * canvas.pixels_per_m
-        draw.ellipse([*(centre - radius), *(centre + radius)], outline=GUIDE, width=SUPERSAMPLE)
-        (place,) = canvas.pixels(np.array([[ring_m + 0.3, -0.4]]))
-        if ring_m + 2 < spec.x_max_m:
-            draw.text(tuple(place), f"{ring_m} m", fill=FAINT, font=_font(11), anchor="lb")
-    if calibration is not None:
-        for edge in _view_edges(calibration):
-            draw.line([*centre, *canvas.pixels(edge[None] * reach)[0]], fill=GUIDE, width=SUPERSAMPLE)
-
-
-def _view_edges(calibration: Calibration) -> list[Float64]:
-    """Unit vectors x, y (LiDAR frame) along the left and right edge of the camera's view."""
-    focal, centre = calibration.image_from_camera[0, 0], calibration.image_from_camera[0, 2]
-    edges = []
-    for column in (0, calibration.image_size[0]):
-        ray = np.array([(column - centre) / focal, 0.0, 1.0]) @ calibration.lidar_from_camera[:3, :3].T
-        edges.append(ray[:2] / np.hypot(*ray[:2]))
-    return edges
-
-
-def _draw_points(pixels: NDArray[np.uint8], canvas: Canvas, points: NDArray[np.float32]) -> None:
-    """One point is a square of supersampled pixels; higher points are drawn over lower ones."""
-    points = points[np.argsort(points[:, 2], kind="stable")]
-    column, row = np.floor(canvas.pixels(points)).astype(int).T
-    inside = (row >= 0) & (row < pixels.shape[0] - POINT_PIXELS) & (column >= 0)
-    inside &= column < pixels.shape[1] - POINT_PIXELS
-    points, row, column = points[inside], row[inside], column[inside]
-    brightness = 0.75 + 0.25 * np.clip(points[:, 3:], 0, 1)
-    colours = (height_colours(points[:, 2]) * brightness).astype(np.uint8)
-    for down in range(POINT_PIXELS):
-        for right in range(POINT_PIXELS):
-            pixels[row + down, column + right] = colours
-
-
-def _draw_tiles(pixels: NDArray[np.uint8], canvas: Canvas, tiles: ActiveTiles) -> None:
-    """Dims what is not computed and outlines what is."""
-    spec, cell = canvas.spec, canvas.spec.cell_m
-    active = np.zeros(pixels.shape[:2], bool)
-    for row, col in tiles.index[:, 1:]:
-        first = np.array([row, col]) * tiles.spec.stride + tiles.spec.offset
-        corners = np.array([spec.x_min_m, spec.y_min_m]) + np.array([first, first + tiles.spec.size]) * cell
-        (right, bottom), (left, top) = np.clip(np.round(canvas.pixels(corners)).astype(int), 0, None)
-        active[top:bottom, left:right] = True
-    pixels[~active] = (pixels[~active] * 0.4).astype(np.uint8)
-    border = np.zeros_like(active)
-    border[1:] |= active[1:] != active[:-1]
-    border[:, 1:] |= active[:, 1:] != active[:, :-1]
-    pixels[border] = ROAD_TILE
-
-
-def _draw_box(draw: ImageDraw.ImageDraw, canvas: Canvas, box: NDArray[np.floating], colour: Colour, width: int) -> None:
-    """Outline, and a line from the middle through the front that shows the heading."""
-    corners = box_corners(box[None])[0, :4]
-    outline = [tuple(point) for point in canvas.pixels(corners)]
-    draw.line([*outline, outline[0]], fill=colour, width=width * SUPERSAMPLE, joint="curve")
-    front = (corners[0] + corners[3]) / 2
-    beyond = front + (front - corners.mean(axis=0)) * 0.3
-    draw.line([tuple(p) for p in canvas.pixels(np.stack([front, beyond]))], fill=colour, width=width * SUPERSAMPLE)
-
-
-def _draw_score(
-    draw: ImageDraw.ImageDraw, canvas: Canvas, box: NDArray[np.floating], score: float, colour: Colour
-) -> None:
-    """The score to the right of the box, clear of it."""
-    outline = canvas.pixels(box_corners(box[None])[0, :4])
-    place = outline[:, 0].max() + 3 * SUPERSAMPLE, outline[:, 1].mean()
-    draw.text(place, f"{score:.2f}", fill=colour, font=_font(11), anchor="lm")
-
-
-def _font(size: int, supersample: int = SUPERSAMPLE) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size * supersample)
-
-
-def _counts(num_shown: int, right: NDArray[np.bool_], missed: NDArray[np.bool_], compared: bool) -> str:
-    if not compared:
-        return f"{num_shown} cars"
-    return f"{right.sum()} right, {(~right).sum()} false, {missed.sum()} missed"
-
-
-def _legend(compared: bool) -> list[tuple[str, Colour]]:
-    if not compared:
-        return [("detection", FOUND)]
-    return [
-        (f"right (IoU {MATCH_IOU} or more)", RIGHT),
-        ("false", FALSE_ALARM),
-        ("missed label", MISSED),
-        ("label", LABEL),
-        ("not counted", IGNORED),
-    ]
-
-
-def _compose(
-    panels: list[Image.Image],
-    title: str,
-    counts: str,
-    legend: list[tuple[str, Colour]],
-    stage_ms: Mapping[str, float] | None,
-) -> Image.Image:
-    """Panels below each other, between a header (title, legend) and a footer (heights, times)."""
-    width = panels[0].width
-    height = HEADER + sum(panel.height for panel in panels) + FOOTER
-    picture = Image.new("RGB", (width, height), BACKGROUND)
-    draw = ImageDraw.Draw(picture)
-    draw.text((MARGIN, HEADER / 2), f"{title}   {counts}", fill=TEXT, font=_font(15, 1), anchor="lm")
-    right = float(width - MARGIN)
-    for name, colour in reversed(legend):
-        draw.text((right, HEADER / 2), name, fill=FAINT, font=_font(12, 1), anchor="rm")
-        right -= draw.textlength(name, font=_font(12, 1)) + 6
-        draw.rectangle([right - 12, HEADER / 2 - 5, right, HEADER / 2 + 5], outline=colour, width=2)
-        right -= 26
-    top = HEADER
-    for panel in panels:
-        picture.paste(panel, (0, top))
-        top += panel.height
-    _draw_height_bar(picture, draw, top + FOOTER // 2)
-    if stage_ms:
-        times = "   ".join(f"{name} {value:.1f}" for name, value in stage_ms.items())
-        draw.text((width - MARGIN, top + FOOTER / 2), f"ms:  {times}", fill=FAINT, font=_font(12, 1), anchor="rm")
+        panels.append(draw_camera(camera_image, marks, frame.calibration))
+    panels.append(_draw_map(frame, spec, tiles, marks))
+    facts = [f"{len(frame):,} points", f"scores from {display_score:.2f}"]
+    if tiles is not None and tiles.spec.total:
+        facts.insert(1, f"{len(tiles) / tiles.spec.total:.0%} of {tiles.spec.total:,} tiles active")
+    picture = _stack(panels)
+    _draw_header(picture, f"frame {frame.id}" if title is None else title, facts, marks, labels is not None)
+    _draw_footer(picture, spec, stage_ms)
     return picture
 
 
-def _draw_height_bar(picture: Image.Image, draw: ImageDraw.ImageDraw, middle: int) -> None:
-    low, high = HEIGHTS_M[0], HEIGHTS_M[-1]
-    bar = height_colours(np.linspace(low, high, 120)).astype(np.uint8)
-    picture.paste(Image.fromarray(np.tile(bar, (10, 1, 1))), (MARGIN + 42, middle - 5))
-    draw.text((MARGIN, middle), f"z {low:.1f}", fill=FAINT, font=_font(12, 1), anchor="lm")
-    draw.text((MARGIN + 168, middle), f"{high:.1f} m", fill=FAINT, font=_font(12, 1), anchor="lm")
+def match_labels(detections: Detections, labels: Float64 | None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Greedy matching, best score first, each label taken once.
+
+    Args:
+        detections: N boxes.
+        labels: (M, 7) float64 boxes, or None for none.
+
+    Returns:
+        (N,) bool: detections that took a label; (M,) bool: labels that none took.
+    """
+    labels = np.zeros((0, 7)) if labels is None else labels
+    found, missed = np.zeros(len(detections), bool), np.ones(len(labels), bool)
+    if not len(labels):
+        return found, missed
+    seen_from_above = [0, 1, 3, 4, 6]
+    overlap = rotated_iou(detections.boxes[:, seen_from_above], labels[:, seen_from_above])
+    for index in np.argsort(-detections.scores, kind="stable"):
+        free = np.where(missed, overlap[index], -1)
+        if free.max() >= MATCH_IOU:
+            found[index] = True
+            missed[free.argmax()] = False
+    return found, missed
+
+
+def draw_camera(image: Image.Image, marks: Sequence[Mark], calibration: Calibration) -> Image.Image:
+    """The camera's picture, as wide as the map, with the edges of detections and missed labels; nearest on top."""
+    scale = MAP_WIDTH * SUPERSAMPLE / image.width
+    size = MAP_WIDTH * SUPERSAMPLE, round(image.height * scale)
+    panel = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
+    draw = ImageDraw.Draw(panel)
+    drawn = [mark for mark in marks if mark.score is not None or mark.style is MISSED]
+    for mark in sorted(drawn, key=lambda mark: -float(np.hypot(*mark.box[:2]))):
+        edges = calibration.to_camera(box_corners(mark.box[None])[0])[BOX_EDGES]
+        for segment in segments_in_front(edges):
+            ends = calibration.project(segment) * scale
+            draw.line([*ends.ravel()], fill=mark.style.colour, width=mark.style.width * SUPERSAMPLE)
+    return panel.reduce(SUPERSAMPLE)
+
+
+def _marks(shown: Detections, labels: Float64 | None, ignored_labels: Float64 | None) -> list[Mark]:
+    """Every box of the picture with its fate, those to be drawn on top last."""
+    found, missed = match_labels(shown, labels)
+    ignored, _ = match_labels(shown, ignored_labels)
+    otherwise = DETECTION if labels is None else FALSE_ALARM
+    marks = [Mark(box, IGNORED_LABEL) for box in ([] if ignored_labels is None else ignored_labels)]
+    labelled = zip([] if labels is None else labels, missed, strict=True)
+    marks += [Mark(box, MISSED if is_missed else LABEL) for box, is_missed in labelled]
+    for box, score, hit, passed_over in zip(shown.boxes, shown.scores, found, ignored, strict=True):
+        marks.append(Mark(box, FOUND if hit else IGNORED if passed_over else otherwise, float(score)))
+    return marks
+
+
+def _draw_map(frame: Frame, spec: BevSpec, tiles: ActiveTiles | None, marks: Sequence[Mark]) -> Image.Image:
+    canvas = Canvas.of(spec)
+    scene = draw_scene(frame, canvas, tiles)
+    draw = ImageDraw.Draw(scene, "RGBA")
+    for mark in marks:
+        draw_box(draw, canvas.supersampled, mark.box, mark.style)
+    image = scene.reduce(SUPERSAMPLE)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle([0, 0, image.width - 1, image.height - 1], outline=GUIDE)
+    _draw_scores(draw, canvas, marks)
+    return image
+
+
+def _draw_scores(draw: ImageDraw.ImageDraw, canvas: Canvas, marks: Sequence[Mark]) -> None:
+    """The score of every detection beside its box, where it covers no box and no other score."""
+    footprints = [canvas.footprint(mark.box) for mark in marks]
+    boxes: list[Rectangle] = [(*points.min(axis=0), *points.max(axis=0)) for points in footprints]
+    taken = list(boxes)
+    for mark, box in zip(marks, boxes, strict=True):
+        if mark.score is not None and _overlap(box, (0, 0, *canvas.size)) > 0:
+            text = f"{mark.score:.2f}"
+            place = _free_place(box, draw.textlength(text, font=font(13)), 13, taken, canvas.size)
+            taken.append(place)
+            middle = (place[0] + place[2]) / 2, (place[1] + place[3]) / 2
+            draw.text(middle, text, mark.style.colour, font(13), "mm", stroke_width=2, stroke_fill=BACKGROUND)
+
+
+def _free_place(
+    box: Rectangle, width: float, height: float, taken: Sequence[Rectangle], size: tuple[int, int]
+) -> Rectangle:
+    """The place around ``box`` for a text of that size that overlaps least with what is taken and what is outside."""
+    left, top, right, bottom = box
+    middle_x, middle_y, gap = (left + right - width) / 2, (top + bottom - height) / 2, 4
+    beside = (right + gap, left - gap - width)
+    above = (top - gap - height, bottom + gap)
+    corners = [(x, middle_y) for x in beside] + [(middle_x, y) for y in above] + [(x, y) for x in beside for y in above]
+    places = [(x, y, x + width, y + height) for x, y in corners]
+
+    def cost(place: Rectangle) -> float:
+        outside = width * height - _overlap(place, (0, 0, *size))
+        return outside + sum(_overlap(place, other) for other in taken)
+
+    return min(places, key=cost)
+
+
+def _overlap(a: Rectangle, b: Rectangle) -> float:
+    """Shared area of two rectangles, square pixels."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def _stack(panels: Sequence[Image.Image]) -> Image.Image:
+    """Panels below each other, between an empty header and an empty footer."""
+    height = HEADER + sum(panel.height for panel in panels) + FOOTER
+    picture = Image.new("RGB", (MAP_WIDTH, height), BACKGROUND)
+    top = HEADER
+    for panel in panels:
+        picture.paste(panel, ((picture.width - panel.width) // 2, top))
+        top += panel.height
+    return picture
+
+
+def _draw_header(picture: Image.Image, title: str, facts: Sequence[str], marks: Sequence[Mark], compared: bool) -> None:
+    """Title, facts of the frame, and the legend, which counts the boxes of every kind."""
+    draw = ImageDraw.Draw(picture)
+    draw.text((MARGIN, 20), title, fill=TEXT, font=font(19), anchor="lm")
+    draw.text((picture.width - MARGIN, 20), "   ·   ".join(facts), fill=FAINT, font=font(13), anchor="rm")
+    counts = Counter(mark.style for mark in marks)
+    always = (FOUND, FALSE_ALARM, MISSED) if compared else (DETECTION,)
+    left = float(MARGIN)
+    for style in (*always, LABEL, IGNORED, IGNORED_LABEL):
+        if style in always or counts[style]:
+            rule = f" (IoU from {MATCH_IOU:g})" if style is FOUND else ""
+            count = counts[LABEL] + counts[MISSED] if style is LABEL else counts[style]
+            text = f"{style.name}{rule}: {count}"
+            _draw_swatch(draw, left, 46, style)
+            draw.text((left + 30, 46), text, fill=TEXT, font=font(14), anchor="lm")
+            left += 30 + draw.textlength(text, font=font(14)) + 26
+
+
+def _draw_swatch(draw: ImageDraw.ImageDraw, left: float, middle: float, style: BoxStyle) -> None:
+    """A small box in the style of the large ones."""
+    if not style.dashed:
+        draw.rectangle([left, middle - 6, left + 22, middle + 6], outline=style.colour, width=style.width)
+        return
+    for start in (0, 9, 18):
+        for y in (middle - 6, middle + 6):
+            draw.line([left + start, y, left + start + 4, y], fill=style.colour, width=style.width)
+    for x in (left, left + 22):
+        draw.line([x, middle - 2, x, middle + 2], fill=style.colour, width=style.width)
+
+
+def _draw_footer(picture: Image.Image, spec: BevSpec, stage_ms: Mapping[str, float] | None) -> None:
+    """The height of every colour, and the time of every stage."""
+    draw, middle = ImageDraw.Draw(picture), picture.height - FOOTER // 2
+    low = f"height {spec.z_min_m:g} m"
+    draw.text((MARGIN, middle), low, fill=FAINT, font=font(12), anchor="lm")
+    left = MARGIN + round(draw.textlength(low, font=font(12))) + 8
+    bar = height_colours(np.linspace(spec.z_min_m, spec.z_max_m, 110), spec).astype(np.uint8)
+    picture.paste(Image.fromarray(np.tile(bar, (10, 1, 1))), (left, middle - 5))
+    draw.text((left + 118, middle), f"{spec.z_max_m:g} m", fill=FAINT, font=font(12), anchor="lm")
+    if stage_ms:
+        # Like everywhere, the total is what detecting takes: writing is not part of it.
+        total = sum(value for name, value in stage_ms.items() if name != Stage.WRITE.value)
+        times = [f"{name} {value:.1f}" for name, value in stage_ms.items()]
+        text = "   ".join([*times, f"total {total:.1f} ms"])
+        draw.text((picture.width - MARGIN, middle), text, fill=FAINT, font=font(12), anchor="rm")
