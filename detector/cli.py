@@ -238,7 +238,7 @@ def _write_json(file: str, value: Any) -> None:
     from detector.files import write_json
 
     if file == "-":
-        click.echo(json.dumps(value, indent=1, sort_keys=True))
+        click.echo(json.dumps(value, indent=1))
     else:
         write_json(Path(file), value)
 

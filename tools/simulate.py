@@ -36,8 +36,8 @@ CALIBRATION = Calibration(
     np.array([[721.5377, 0, 609.5593, 44.85728], [0, 721.5377, 172.854, 0.2163791], [0, 0, 1, 0.002745884]]),
 )
 # Share of a vehicle's rays that nothing blocks, down to which it counts as visible, as partly occluded.
-VISIBLE, PARTLY = 0.75, 0.35
-MIN_POINTS = 3  # a vehicle hit by fewer is not labelled
+VISIBLE, PARTLY = 0.7, 0.35
+MIN_POINTS = 5  # a vehicle hit by fewer is not labelled
 
 
 def simulate_drive(
@@ -52,7 +52,7 @@ def simulate_drive(
         full: whole sweeps; otherwise only what the camera sees, as most copies of KITTI are cut. Labels are
             those of the camera's view either way, as in KITTI.
     """
-    street = build_street(num_frames * PERIOD_S * 11, np.random.default_rng((seed, 0)))
+    street = build_street(num_frames * PERIOD_S, np.random.default_rng((seed, 0)))
     for number in range(num_frames):
         rng = np.random.default_rng((seed, 1, number))
         yield simulate_frame(street, number, rng, sensor, full)
@@ -65,16 +65,22 @@ def simulate_frame(
     time_s = number * PERIOD_S
     solids, boxes = _scene(street, time_s, sensor.height_m)
     azimuth = azimuths(sensor, np.pi if full else CAMERA_HALF_VIEW_RAD)
-    points, owner = sweep(sensor, solids, azimuth, rng)
+    grade = street.grade_at(time_s)
+    boxes[:, 2] += boxes[:, :2] @ grade
+    points, owner, met = sweep(sensor, solids, azimuth, rng, grade)
+    of_vehicle = owner >= 0
+    seen = owner[of_vehicle][CALIBRATION.in_view(points[of_vehicle])]
     if not full:
-        seen = CALIBRATION.in_view(points)
-        points, owner = points[seen], owner[seen]
-    hits = np.bincount(owner[owner >= 0], minlength=len(boxes))
-    possible = count_unoccluded(solids, len(boxes), sensor.elevation_rad, azimuths(sensor, CAMERA_HALF_VIEW_RAD))
+        points = points[CALIBRATION.in_view(points)]
+    # Occlusion counts rays, not echoes: glass and distance lose echoes without hiding a vehicle.
+    ahead = np.abs(azimuth) <= CAMERA_HALF_VIEW_RAD
+    hits, unblocked = (np.bincount(a[a >= 0], minlength=len(boxes)) for a in (seen, met[:, ahead]))
+    possible = count_unoccluded(solids, len(boxes), sensor.elevation_rad, azimuth[ahead], grade)
     pose = np.eye(4)
+    pose[2, :2], pose[:2, 2] = -grade, grade  # the rotation by angles as small as these
     pose[:3, 3] = street.ego_speed_mps * time_s, street.ego_y_m, sensor.height_m
     frame = Frame(points, f"{number:06d}", round(time_s * 1e9), CALIBRATION, pose)
-    return frame, _labels(street, boxes, hits, possible)
+    return frame, _labels(street, boxes, hits, unblocked / np.maximum(possible, 1))
 
 
 def _scene(street: Street, time_s: float, height_m: float) -> tuple[Solids, Float64]:
@@ -89,15 +95,13 @@ def _scene(street: Street, time_s: float, height_m: float) -> tuple[Solids, Floa
     return Solids.join(parts), boxes
 
 
-def _labels(street: Street, boxes: Float64, hits: NDArray[np.int64], possible: NDArray[np.int64]) -> KittiLabels:
+def _labels(street: Street, boxes: Float64, hits: NDArray[np.int64], free: Float64) -> KittiLabels:
     """Labels of what the camera sees, with truncation from the image and occlusion from the blocked rays."""
     types = tuple(vehicle.kind for vehicle in street.vehicles)
     labels, visible = labels_from_boxes(boxes, CALIBRATION, types)
     whole, _ = image_boxes(boxes, CALIBRATION, clip=False)
     area, whole_area = (np.prod(b[:, 2:] - b[:, :2], axis=1) for b in (labels.boxes_2d, whole))
     truncated = np.round(1 - area / np.maximum(whole_area, 1e-9), 2)
-    # Glass and distance lose rays too, so a vehicle in full view returns some three quarters of them.
-    free = hits / np.maximum(0.75 * possible, 1)
     occluded = np.select([free > VISIBLE, free > PARTLY], [0.0, 1.0], 2.0)
     table = np.column_stack(
         [truncated, occluded, labels.alpha_rad, labels.boxes_2d, labels.dimensions_m, labels.locations_m]

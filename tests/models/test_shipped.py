@@ -34,11 +34,13 @@ def test_kitti_expects_sbnets_kitti_grid(pipeline):
 
 def test_it_finds_simulated_cars(pipeline):
     predictions, labels = [], []
-    for frame, truth in simulate_drive(6, seed=7):
-        predictions.append(labels_from_detections(pipeline.detect(frame).detections, frame.calibration))
-        labels.append(truth)
+    # Several streets: with fewer than 40 cars that count, the protocol's 40 recall points cannot all be reached.
+    for seed in range(1, 9):
+        for frame, truth in list(simulate_drive(8, seed))[::3]:
+            predictions.append(labels_from_detections(pipeline.detect(frame).detections, frame.calibration))
+            labels.append(truth)
     # Never trained on simulation: the simulator and the network check each other.
-    assert evaluate(predictions, labels)["Car"]["bev_50"]["R40"]["moderate"] > 40
+    assert evaluate(predictions, labels)["Car"]["bev_50"]["R40"]["moderate"] > 65
 
 
 def test_an_empty_frame_has_no_car(pipeline):

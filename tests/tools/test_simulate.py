@@ -6,9 +6,11 @@ import pytest
 from click.testing import CliRunner
 
 from detector.boxes import boxes_from_labels, points_in_box
+from detector.calibration import transform
 from detector.cli import main
 from detector.labels import read_labels
 from detector.sources import open_sources
+from kernels.rotated_iou import rotated_iou_reference
 from tools.simulate import CALIBRATION, simulate_drive, simulate_frame
 from tools.simulation.raycast import GROUND, NOTHING, cast, count_unoccluded, sort_into_sectors
 from tools.simulation.sensor import HDL_64E, Sensor, azimuths, sweep
@@ -53,28 +55,53 @@ def test_ground_sky_and_nearest_win():
     assert range_along(solids, 0.0, -0.06)[1] == 1 and range_along(solids, 0.0, 0.0)[1] == 0
 
 
+def slab_range(base, size, yaw, azimuth):
+    """Where level rays from the origin enter a turned box, by the slab method; inf where they miss it."""
+    cos, sin = np.cos(yaw), np.sin(yaw)
+    origin = np.array([-cos * base[0] - sin * base[1], sin * base[0] - cos * base[1]])
+    ray = np.stack([np.cos(azimuth - yaw), np.sin(azimuth - yaw)])
+    half = np.array(size[:2]) / 2
+    sides = (np.stack([-half, half]) - origin)[:, :, None] / ray
+    enter, leave = sides.min(axis=0).max(axis=0), sides.max(axis=0).min(axis=0)
+    level = base[2] < 0 < base[2] + size[2]
+    return np.where((enter < leave) & (enter > 0) & level, enter, np.inf)
+
+
 def test_sectors_lose_no_solid():
     rng = np.random.default_rng(0)
-    solids = Solids.join(
-        [box((*rng.uniform(-30, 30, 2), -1), tuple(rng.uniform(0.2, 8, 3)), 0.5, rng.uniform(-3, 3)) for _ in range(60)]
-    )
+    given = [((*rng.uniform(-30, 30, 2), -1.0), tuple(rng.uniform(0.2, 8, 3)), rng.uniform(-3, 3)) for _ in range(60)]
+    solids = Solids.join([box(base, size, 0.5, yaw) for base, size, yaw in given])
     azimuth = azimuths(HDL_64E)[::7]
     ranges, hits, _ = cast(solids, FAR_GROUND, LEVEL, azimuth, np.zeros((1, len(azimuth))))
-    for column, angle in enumerate(azimuth):
-        alone = [range_along(Solids.join([solids.placed(np.zeros(3), 0.0)]), angle)[0]]
-        assert ranges[0, column] == alone[0]
+    expected = np.array([slab_range(*solid, azimuth) for solid in given])
+    nearest = expected.min(axis=0)
+    sky = np.isinf(nearest)
+    assert 20 < sky.sum() < len(azimuth) - 100
+    np.testing.assert_allclose(ranges[0, ~sky], nearest[~sky], rtol=1e-9)
+    assert (hits[0, ~sky] == expected.argmin(axis=0)[~sky]).all() and (hits[0, sky] == NOTHING).all()
     # Every solid is in the sector of its own middle.
     starts, members = sort_into_sectors(solids)
     for index, (x, y, _) in enumerate(solids.base):
         sector = int((np.arctan2(y, x) + np.pi) / (2 * np.pi) * 720) % 720
         assert index in members[starts[sector] : starts[sector + 1]]
-    assert (hits >= 0).any()
+
+
+def test_sloping_ground_carries_what_stands_on_it():
+    quiet = Sensor(HDL_64E.elevation_rad, azimuth_steps=360, range_noise_m=0.0, lost_at_70_m=0.0)
+    grade = np.array([0.03, -0.05])
+    table = box((12, 1, -1.73), (4, 3, 0.8), 0.5)
+    points, _, _ = sweep(quiet, table, azimuths(quiet, 0.6), np.random.default_rng(0), grade)
+    height = points[:, 2] + 1.73 - points[:, :2] @ grade
+    beside = (np.abs(points[:, 0] - 12) > 2.01) | (np.abs(points[:, 1] - 1) > 1.51)
+    assert beside.sum() > 300 and (height > 0.79).sum() > 5
+    np.testing.assert_allclose(height[beside], 0, atol=1e-5)
+    assert height.min() > -1e-5 and height.max() < 0.8 + 1e-5
 
 
 def test_points_lie_on_what_was_hit():
     quiet = Sensor(HDL_64E.elevation_rad, azimuth_steps=360, range_noise_m=0.0, lost_at_70_m=0.0)
     wall = Solids.join([box((15.5, 0, -1.73), (1, 40, 6), 0.5)])
-    points, owner = sweep(quiet, wall, azimuths(quiet, 0.5), np.random.default_rng(0))
+    points, owner, _ = sweep(quiet, wall, azimuths(quiet, 0.5), np.random.default_rng(0))
     on_wall = points[:, 0] > 14.999
     assert on_wall.sum() > 1000 and (~on_wall).sum() > 300 and (owner == -1).all()
     np.testing.assert_allclose(points[on_wall, 0], 15, atol=1e-5)
@@ -103,9 +130,11 @@ def test_labels_hold_their_points_and_levels_are_mixed():
             for box_, occluded in zip(boxes_from_labels(labels, CALIBRATION), labels.occluded, strict=True):
                 counts.append(points_in_box(frame.points, box_, 0.1).sum())
                 levels.add(occluded)
-                assert box_[2] - box_[5] / 2 == pytest.approx(-1.73, abs=1e-3), "wheels on the road"
+                # Labels are in the LiDAR's frame, which the pose levels: there the road is at height 0.
+                bottom = transform(frame.pose, (box_[:3] - [0, 0, box_[5] / 2])[None])[0, 2]
+                assert bottom == pytest.approx(0, abs=2e-3), "wheels on the road"
             assert ((labels.truncated >= 0) & (labels.truncated <= 1)).all()
-    assert min(counts) >= 3 and len(counts) > 40 and levels == {0.0, 1.0, 2.0}
+    assert min(counts) >= 5 and len(counts) > 40 and levels == {0.0, 1.0, 2.0}
 
 
 def occlusion_scene(wall_height):
@@ -119,6 +148,26 @@ def test_occlusion_by_a_wall(wall_height, expected):
     _, labels = simulate_frame(occlusion_scene(wall_height), 0, np.random.default_rng(1))
     found = labels.occluded.tolist()
     assert (found == expected) if not expected else (len(found) == 1 and found[0] in expected)
+
+
+def test_lost_echoes_are_no_occlusion():
+    blind = Sensor(HDL_64E.elevation_rad, lost_at_70_m=4.0)
+    street = Street(box((200, 0, 0), (1, 1, 1), 0.5), occlusion_scene(1).vehicles, 0.0, 0.0)
+    frame, labels = simulate_frame(street, 0, np.random.default_rng(1), blind)
+    whole, _ = simulate_frame(street, 0, np.random.default_rng(1))
+    (box_,) = boxes_from_labels(labels, CALIBRATION)
+    lost = points_in_box(frame.points, box_, 0.1).sum() / points_in_box(whole.points, box_, 0.1).sum()
+    assert lost < 0.6 and labels.occluded.tolist() == [0.0]
+
+
+def test_whole_sweeps_hold_the_view_and_have_its_boxes():
+    crop, labels = next(simulate_drive(1, 5))
+    full, full_labels = next(simulate_drive(1, 5, full=True))
+    assert CALIBRATION.in_view(crop.points).all() and (full.points[:, 0] < -5).sum() > 10_000
+    assert CALIBRATION.in_view(full.points).sum() == pytest.approx(len(crop), rel=0.02)
+    common = set(map(tuple, labels.locations_m.round(3))) & set(map(tuple, full_labels.locations_m.round(3)))
+    # Noise differs, and with it who is hit often enough; everything else is the same scene.
+    assert len(common) >= 0.7 * max(len(labels), len(full_labels)) > 0
 
 
 def test_unoccluded_count_ignores_the_wall():
@@ -140,11 +189,25 @@ def test_sizes_follow_kitti():
 
 
 def test_a_drive_moves():
-    street = build_street(30.0, np.random.default_rng(4))
+    street = build_street(3.0, np.random.default_rng(4))
     assert street.ego_speed_mps > 0 and any(vehicle.speed_mps for vehicle in street.vehicles)
     first, last = (frame for frame, _ in list(simulate_drive(4, 4))[::3])
     assert last.stamp_ns - first.stamp_ns == 300_000_000
     assert last.pose[0, 3] > first.pose[0, 3]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_traffic_keeps_apart_and_keeps_coming(seed):
+    duration_s = 60.0
+    street = build_street(duration_s, np.random.default_rng(seed))
+    for time_s in (0.0, 30.0, duration_s):
+        ego_x = street.ego_speed_mps * time_s
+        rows = [(*v.at(time_s), *v.size_m[:2], v.yaw_rad) for v in street.vehicles]
+        near = np.array([row for row in rows if abs(row[0] - ego_x) < 90] + [(ego_x, street.ego_y_m, 4.2, 1.8, 0.0)])
+        overlap = rotated_iou_reference(near, near) - np.eye(len(near))
+        assert overlap.max() < 1e-6
+        oncoming = [v for v in street.vehicles if v.speed_mps and np.cos(v.yaw_rad) < 0]
+        assert any(0 < v.at(time_s)[0] - ego_x < 100 for v in oncoming)
 
 
 def test_sample_writes_a_drive_that_reads_back(tmp_path):

@@ -1,6 +1,10 @@
-"""Casts the sensor's rays against the ground plane and the solids.
+"""Casts the sensor's rays against the ground and the solids.
 
 Solids are first sorted into sectors of azimuth, so that a ray meets only what stands in its direction.
+
+A slope ``grade`` (along x, along y) lifts everything at x, y by ``grade · (x, y)``. That shear keeps the origin and
+straight lines, so a ray meets the sloping scene exactly where the ray of z-component ``dz - grade · (dx, dy)`` meets
+the level one, at the same distance; nothing but rays has to be sheared.
 """
 
 from __future__ import annotations
@@ -18,38 +22,47 @@ Int64 = NDArray[np.int64]
 
 NUM_SECTORS = 720
 GROUND, NOTHING = -1, -2
+LEVEL = np.zeros(2)
 
 
 def cast(
-    solids: Solids, ground_z_m: float, elevation_rad: Float64, azimuth_rad: Float64, depth: Float64
+    solids: Solids,
+    ground_z_m: float,
+    elevation_rad: Float64,
+    azimuth_rad: Float64,
+    depth: Float64,
+    grade: Float64 = LEVEL,
 ) -> tuple[Float64, Int64, Float64]:
     """First hit of every ray from the origin.
 
     Args:
-        solids: what stands around, in the frame of the sensor [m].
-        ground_z_m: height of the ground plane, below 0.
+        solids: what stands around on level ground, in the frame of the sensor [m].
+        ground_z_m: height of the ground under the sensor, below 0.
         elevation_rad: (B,) elevations of the beams.
         azimuth_rad: (A,) azimuths, 0 along x, growing towards y.
         depth: (B, A) in 0..1: how deep a ray enters a crown that it meets.
+        grade: (2,) rise of the ground along x and y, metres per metre.
 
     Returns:
         range (B, A) [m], infinite where nothing is hit; solid (B, A) int64, GROUND or NOTHING; and the cosine
-        (B, A) of the angle between ray and surface normal.
+        (B, A) of the angle between ray and surface normal, as on level ground.
     """
     starts, members = sort_into_sectors(solids)
     shape = (len(elevation_rad), len(azimuth_rad))
     range_m, hit, cosine = np.full(shape, np.inf), np.full(shape, NOTHING), np.ones(shape)
     columns = (solids.shape, solids.base, solids.yaw_rad, solids.planes, solids.size)
-    _cast(starts, members, *columns, ground_z_m, elevation_rad, azimuth_rad, depth, range_m, hit, cosine)
+    _cast(starts, members, *columns, ground_z_m, elevation_rad, azimuth_rad, grade, depth, range_m, hit, cosine)
     return range_m, hit, cosine
 
 
-def count_unoccluded(solids: Solids, num_owners: int, elevation_rad: Float64, azimuth_rad: Float64) -> Int64:
-    """(num_owners,) int64: how many rays would meet each vehicle if it stood alone."""
+def count_unoccluded(
+    solids: Solids, num_owners: int, elevation_rad: Float64, azimuth_rad: Float64, grade: Float64 = LEVEL
+) -> Int64:
+    """(num_owners,) int64: how many rays would meet each vehicle if it stood alone. Arguments as `cast`."""
     starts, members = sort_into_sectors(solids)
     counts = np.zeros((len(azimuth_rad), num_owners), np.int64)
     columns = (solids.shape, solids.base, solids.yaw_rad, solids.planes, solids.size, solids.owner)
-    _count(starts, members, *columns, elevation_rad, azimuth_rad, counts)
+    _count(starts, members, *columns, elevation_rad, azimuth_rad, grade, counts)
     return counts.sum(axis=0)
 
 
@@ -124,29 +137,35 @@ def _enter(shape, base, yaw, planes, size, dx, dy, dz, depth):  # type: ignore[n
     return _enter_round(shape, size, px, py, pz, lx, ly, dz, depth)
 
 
+@njit(cache=True, nogil=True)
+def _direction(elevation, azimuth, grade):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """A ray's direction in the level scene."""
+    flat = math.cos(elevation)
+    dx, dy = flat * math.cos(azimuth), flat * math.sin(azimuth)
+    return dx, dy, math.sin(elevation) - grade[0] * dx - grade[1] * dy
+
+
 @njit(cache=True, nogil=True, parallel=True)
-def _cast(starts, members, shape, base, yaw, planes, size, ground, elevation, azimuth, depth, range_m, hit, cosine):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _cast(starts, order, shape, base, yaw, planes, size, road, elevation, azimuth, grade, depth, range_m, hit, cosine):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     for column in prange(azimuth.shape[0]):
         sector = int((azimuth[column] + math.pi) / (2 * math.pi) * NUM_SECTORS) % NUM_SECTORS
         for beam in range(elevation.shape[0]):
-            flat, dz = math.cos(elevation[beam]), math.sin(elevation[beam])
-            dx, dy = flat * math.cos(azimuth[column]), flat * math.sin(azimuth[column])
+            dx, dy, dz = _direction(elevation[beam], azimuth[column], grade)
             if dz < 0:
-                range_m[beam, column], hit[beam, column], cosine[beam, column] = ground / dz, GROUND, -dz
+                range_m[beam, column], hit[beam, column], cosine[beam, column] = road / dz, GROUND, -dz
             for place in range(starts[sector], starts[sector + 1]):
-                k = members[place]
+                k = order[place]
                 distance, slope = _enter(shape[k], base[k], yaw[k], planes[k], size[k], dx, dy, dz, depth[beam, column])
                 if distance < range_m[beam, column]:
                     range_m[beam, column], hit[beam, column], cosine[beam, column] = distance, k, slope
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def _count(starts, members, shape, base, yaw, planes, size, owner, elevation, azimuth, counts):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _count(starts, members, shape, base, yaw, planes, size, owner, elevation, azimuth, grade, counts):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     for column in prange(azimuth.shape[0]):
         sector = int((azimuth[column] + math.pi) / (2 * math.pi) * NUM_SECTORS) % NUM_SECTORS
         for beam in range(elevation.shape[0]):
-            flat, dz = math.cos(elevation[beam]), math.sin(elevation[beam])
-            dx, dy = flat * math.cos(azimuth[column]), flat * math.sin(azimuth[column])
+            dx, dy, dz = _direction(elevation[beam], azimuth[column], grade)
             last = -1  # the solids of one vehicle follow each other: count a ray once for it
             for place in range(starts[sector], starts[sector + 1]):
                 k = members[place]

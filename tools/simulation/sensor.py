@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.simulation.raycast import GROUND, cast
+from tools.simulation.raycast import GROUND, LEVEL, cast
 from tools.simulation.solids import Solids
 from tools.simulation.street import ASPHALT
 
 Float64 = NDArray[np.float64]
+
+FAINT = 0.05  # weaker echoes read as 0: in KITTI, nearly half of those from cars
 
 
 def _hdl64e_elevations() -> Float64:
@@ -50,23 +52,24 @@ def azimuths(sensor: Sensor, half_view_rad: float = np.pi) -> Float64:
 
 
 def sweep(
-    sensor: Sensor, solids: Solids, azimuth_rad: Float64, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    sensor: Sensor, solids: Solids, azimuth_rad: Float64, rng: np.random.Generator, grade: Float64 = LEVEL
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
     """One sweep.
 
     Args:
-        sensor: the LiDAR, at the origin, ``height_m`` above the ground plane.
-        solids: the scene in the frame of the sensor.
+        sensor: the LiDAR, at the origin, ``height_m`` above the ground.
+        solids: the scene on level ground, in the frame of the sensor.
         azimuth_rad: (A,) directions to cast.
         rng: noise; every draw has a fixed size, so that a sweep depends on nothing but the seed and the scene.
+        grade: (2,) rise of the ground along x and y, metres per metre.
 
     Returns:
-        points (N, 4) float32: x, y, z [m, sensor frame], intensity 0..1; and the vehicle hit by each (N,) int64,
-        or -1.
+        points (N, 4) float32: x, y, z [m, sensor frame], intensity 0..1; the vehicle hit by each (N,) int64,
+        or -1; and the vehicle met first by every ray (B, A) int64, or -1, whether an echo came back or not.
     """
     shape = (len(sensor.elevation_rad), len(azimuth_rad))
     depth, noise, luck, speckle = rng.random(shape), rng.normal(size=shape), rng.random(shape), rng.normal(size=shape)
-    range_m, hit, cosine = cast(solids, -sensor.height_m, sensor.elevation_rad, azimuth_rad, depth**2)
+    range_m, hit, cosine = cast(solids, -sensor.height_m, sensor.elevation_rad, azimuth_rad, depth**2, grade)
     on_solid = hit >= 0
     reflectance, dropout = np.full(shape, ASPHALT), np.zeros(shape)
     reflectance[on_solid], dropout[on_solid] = solids.reflectance[hit[on_solid]], solids.dropout[hit[on_solid]]
@@ -80,7 +83,8 @@ def sweep(
     kept &= (range_m + noise * sensor.range_noise_m < sensor.max_range_m) & (range_m > 1.0)
     roughness = np.where(hit == GROUND, 2.0, 1.0)
     measured = range_m + noise * sensor.range_noise_m * np.where(cosine < 0.2, 1.0, roughness)
-    intensity = np.clip(reflectance * (0.4 + 0.6 * cosine) * (1 + 0.25 * speckle), 0, 0.99)
+    intensity = np.clip(reflectance * (0.7 + 0.3 * cosine) * (1 + 0.25 * speckle), 0, 0.99)
+    intensity[intensity < FAINT] = 0.0
     flat = np.cos(sensor.elevation_rad)[:, None]
     direction = np.stack(
         [
@@ -93,4 +97,4 @@ def sweep(
     points = np.concatenate([direction[kept] * measured[kept][:, None], intensity[kept][:, None]], axis=1)
     owner = np.full(shape, -1)
     owner[on_solid] = solids.owner[hit[on_solid]]
-    return points.astype(np.float32), owner[kept]
+    return points.astype(np.float32), owner[kept], owner

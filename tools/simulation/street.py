@@ -5,18 +5,24 @@ World frame: x along the road, y to the left of it, z = 0 on the asphalt [m].
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
+from tools.simulation.raycast import LEVEL
 from tools.simulation.solids import Solids, box, crown, cylinder
-from tools.simulation.vehicles import Vehicle, make_vehicle
+from tools.simulation.vehicles import Vehicle, make_vehicle, random_size
 
 KERB_M = 0.12
 LANE_M = 3.3
 SIDE_STREET_M = 9.0  # width of a gap in the houses, pavement edges included
 BEHIND_M, AHEAD_M = 90.0, 130.0  # how far the street goes on before and after the drive
-HOUSE, PLASTER_SPREAD, ASPHALT, PAVING, BARK, LEAVES, METAL = 0.35, 0.15, 0.22, 0.3, 0.25, 0.3, 0.55
+HOUSE, PLASTER_SPREAD, ASPHALT, PAVING, BARK, LEAVES, METAL = 0.35, 0.15, 0.32, 0.35, 0.25, 0.3, 0.55
+EGO_SPEED_MPS = (4.0, 11.0)
+# Rise of the road along and across it, metres per metre, and how far the car's pitch and roll move it on the way:
+# together they spread as planes fitted to KITTI's ground do (standard deviations 0.010 and 0.018).
+GRADE, SWAY, SWAY_HZ = (0.008, 0.016), (0.006, 0.006), (0.7, 0.4)
 
 
 @dataclass(frozen=True)
@@ -28,17 +34,28 @@ class Street:
         vehicles: parked and moving ones.
         ego_y_m: where across the road the sensor drives.
         ego_speed_mps: how fast.
+        grade: (2,) float64, mean rise of the ground along x and y as the sensor sees it, metres per metre.
+        sway_rad: (2,) float64, phases at which pitch and roll start to swing about it.
     """
 
     static: Solids
     vehicles: tuple[Vehicle, ...]
     ego_y_m: float
     ego_speed_mps: float
+    grade: NDArray[np.float64] = field(default_factory=LEVEL.copy)
+    sway_rad: NDArray[np.float64] = field(default_factory=LEVEL.copy)
+
+    def grade_at(self, time_s: float) -> NDArray[np.float64]:
+        """(2,) float64 rise of the ground along x and y in the sensor's frame at a time, metres per metre."""
+        swing = np.sin(self.sway_rad + 2 * np.pi * np.array(SWAY_HZ) * time_s)
+        grade: NDArray[np.float64] = self.grade + np.array(SWAY) * swing
+        return grade
 
 
-def build_street(length_m: float, rng: np.random.Generator) -> Street:
-    """A random street, long enough for a drive of ``length_m``."""
-    start, end = -BEHIND_M, length_m + AHEAD_M
+def build_street(duration_s: float, rng: np.random.Generator) -> Street:
+    """A random street, long enough for a drive of ``duration_s``."""
+    speed = rng.uniform(*EGO_SPEED_MPS)
+    start, end = -BEHIND_M, speed * duration_s + AHEAD_M
     parking = rng.random(2) < 0.7  # a parked row on the right, on the left
     half_road = LANE_M + 2.2 * parking  # from the middle line to the kerb, right and left
     crossings = _crossings(start, end, rng)
@@ -52,12 +69,12 @@ def build_street(length_m: float, rng: np.random.Generator) -> Street:
             parts += _fronts(low, high, side, kerb + pavement, rng)
             if parked:
                 vehicles += _parked_row(low + 3, high - 3, side, kerb, rng)
-    speed = rng.uniform(4, 11)
     ego_y = -LANE_M / 2
-    vehicles += _traffic(start, end, ego_y, speed, rng)
+    vehicles += _traffic(start, end, ego_y, speed, duration_s, rng)
     for crossing in crossings:
         vehicles += _side_street(crossing, half_road, rng)
-    return Street(Solids.join(parts), tuple(vehicles), ego_y, speed)
+    grade = rng.normal(0, GRADE)
+    return Street(Solids.join(parts), tuple(vehicles), ego_y, speed, grade, rng.uniform(0, 2 * np.pi, 2))
 
 
 def _crossings(start: float, end: float, rng: np.random.Generator) -> list[float]:
@@ -138,18 +155,20 @@ def _parked_row(low: float, high: float, side: int, kerb: float, rng: np.random.
     return cars
 
 
-def _traffic(start: float, end: float, ego_y: float, ego_speed: float, rng: np.random.Generator) -> list[Vehicle]:
+def _traffic(
+    start: float, end: float, ego_y: float, ego_speed: float, duration_s: float, rng: np.random.Generator
+) -> list[Vehicle]:
     """Both lanes; nothing drives where the sensor is."""
     cars, x = [], rng.uniform(9, 30)
     while x < end:
         cars.append(make_vehicle(_kind(rng), (x, ego_y + rng.normal(0, 0.2)), rng.normal(0, 0.02), rng, ego_speed))
-        x += rng.uniform(12, 50)
+        x += rng.uniform(14, 50)
     x = start
     oncoming = rng.uniform(5, 13)
-    while x < end + 100:
+    while x < end + oncoming * duration_s:  # the last to be met is still that far away
         place = (x, -ego_y + rng.normal(0, 0.2))
         cars.append(make_vehicle(_kind(rng), place, np.pi + rng.normal(0, 0.02), rng, oncoming))
-        x += rng.uniform(12, 60)
+        x += rng.uniform(14, 60)
     return cars
 
 
@@ -159,11 +178,15 @@ def _side_street(
     """Waiting or parked cars in both mouths of a side street."""
     cars = []
     for side, kerb in ((-1, half_road[0]), (1, half_road[1])):
-        y = kerb + rng.uniform(3.5, 8)
-        while y < 35:
+        y = kerb + rng.uniform(1.5, 6)  # of the end that faces the road
+        while y < 33:
+            gap = rng.uniform(2, 9)
             if rng.random() < 0.5:
                 lane = rng.choice([-1.8, 1.8])
                 yaw = (np.pi / 2 if lane > 0 else -np.pi / 2) + rng.normal(0, 0.05)
-                cars.append(make_vehicle(_kind(rng), (x + lane, side * y), yaw, rng))
-            y += rng.uniform(7, 14)
+                kind = _kind(rng)
+                size = random_size(kind, rng)
+                cars.append(make_vehicle(kind, (x + lane, side * (y + size[0] / 2)), yaw, rng, size_m=size))
+                y += size[0]
+            y += gap
     return cars

@@ -20,7 +20,7 @@ SILL_M = 0.2
 
 @dataclass(frozen=True)
 class Vehicle:
-    """One vehicle and its motion along its heading.
+    """One vehicle and its motion along the road.
 
     Attributes:
         kind: KITTI class name.
@@ -28,7 +28,8 @@ class Vehicle:
         solids: its parts, around the middle of its footprint, heading along +x.
         position_m: x, y in the world at time 0.
         yaw_rad: heading in the world.
-        speed_mps: along the heading; 0 is parked.
+        speed_mps: along the road (x), the way that it heads; 0 is parked. Headings waver by a degree, which must
+            not carry it out of its lane.
     """
 
     kind: str
@@ -40,9 +41,8 @@ class Vehicle:
 
     def at(self, time_s: float) -> tuple[float, float]:
         """x, y [m] in the world at a time."""
-        travelled = self.speed_mps * time_s
         x, y = self.position_m
-        return x + travelled * float(np.cos(self.yaw_rad)), y + travelled * float(np.sin(self.yaw_rad))
+        return x + self.speed_mps * time_s * float(np.sign(np.cos(self.yaw_rad))), y
 
 
 def random_size(kind: str, rng: np.random.Generator) -> tuple[float, float, float]:
@@ -57,7 +57,7 @@ def random_size(kind: str, rng: np.random.Generator) -> tuple[float, float, floa
 def body(kind: str, size_m: tuple[float, float, float], rng: np.random.Generator) -> Solids:
     """The parts of a vehicle of a size, standing on the ground around the origin, heading along +x."""
     length, width, height = size_m
-    paint, dark = rng.uniform(0.05, 0.75), rng.uniform(0, 0.25)
+    paint, dark = 0.6 * rng.random() ** 2, rng.uniform(0, 0.2)  # KITTI's cars look dark: half of them below 0.1
     if kind == "Truck":
         cab, gap = min(2.2, length / 4), 0.4
         cargo = length - cab - gap
@@ -88,8 +88,13 @@ def _wheels(length: float, width: float) -> list[Solids]:
 
 
 def make_vehicle(
-    kind: str, position_m: tuple[float, float], yaw_rad: float, rng: np.random.Generator, speed_mps: float = 0.0
+    kind: str,
+    position_m: tuple[float, float],
+    yaw_rad: float,
+    rng: np.random.Generator,
+    speed_mps: float = 0.0,
+    size_m: tuple[float, float, float] | None = None,
 ) -> Vehicle:
-    """A vehicle of random size and paint."""
-    size = random_size(kind, rng)
+    """A vehicle of random paint, and of random size unless one is given."""
+    size = size_m or random_size(kind, rng)
     return Vehicle(kind, size, body(kind, size, rng), position_m, yaw_rad, speed_mps)
