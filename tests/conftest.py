@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No deadline: the first example compiles kernels. Continuous integration draws the same examples every time, so that
+# a change is judged by itself; a developer's runs draw new ones and find what is left.
+settings.register_profile("roadblocks", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("roadblocks")
 
 
 @pytest.fixture(scope="session")
