@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -29,6 +28,14 @@ from detector.errors import ExitCode, RoadblocksError
 # Messages and progress go to stderr, results to stdout: pipes stay clean.
 messages = Console(stderr=True, highlight=False)
 results = Console(highlight=False)
+
+
+class LineHandler(logging.Handler):
+    """Warnings as one line each, above a running progress bar, never wrapped: they can be searched for."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints a record."""
+        messages.print(Text(self.format(record), style="yellow"), soft_wrap=True)
 
 
 class FriendlyGroup(click.Group):
@@ -76,8 +83,7 @@ def main() -> None:
     Detect:           roadblocks detect drive -o out --render
     Evaluate:         roadblocks evaluate out drive
     """
-    handler = RichHandler(console=messages, show_time=False, show_path=False, show_level=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[LineHandler()], force=True)
 
 
 class SliceType(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.2
