@@ -7,9 +7,12 @@ Tile ``(n, r, c)`` covers rows ``offset + stride * r`` up to ``+ size`` of image
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kernels.launch import to_device, to_host
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,13 @@ class TileSpec:
         """Number of tiles."""
         return self.count[0] * self.count[1]
 
+    @property
+    def overlapping(self) -> bool:
+        """Whether neighbouring tiles share cells."""
+        return any(
+            stride < size and count > 1 for stride, size, count in zip(self.stride, self.size, self.count, strict=True)
+        )
+
 
 @dataclass(frozen=True)
 class ActiveTiles:
@@ -69,6 +79,8 @@ class ActiveTiles:
             raise ValueError(f"tile index is {index.dtype} {index.shape}, expected int32 (M, 3)")
         if len(index) and (index.min() < 0 or (index[:, 1:].max(axis=0) >= self.spec.count).any()):
             raise ValueError(f"tile index names tiles outside the {self.spec.count} tiles of the map")
+        if (np.diff(index[:, 0]) < 0).any():
+            raise ValueError("tile index is not sorted by image; expected image, row, column in ascending order")
 
     def __len__(self) -> int:
         return len(self.index)
@@ -78,3 +90,45 @@ class ActiveTiles:
         """Every tile of one image: the dense case."""
         rows, cols = np.indices(spec.count, dtype=np.int32).reshape(2, -1)
         return cls(np.column_stack([np.zeros_like(rows), rows, cols]), spec)
+
+    def check_images(self, count: int) -> None:
+        """Refuses tiles of images that a batch of ``count`` does not have.
+
+        Raises:
+            ValueError: if there are such tiles.
+        """
+        if len(self.index) and self.index[-1, 0] >= count:
+            raise ValueError(
+                f"tile index names image {self.index[-1, 0]}, expected images 0 to {count - 1} of the batch"
+            )
+
+    def to_device(self) -> DeviceTiles:
+        """The same tiles for CUDA kernels."""
+        count = np.array([len(self.index)], np.int32)
+        index = self.index if len(self.index) else np.zeros((1, 3), np.int32)  # CUDA has no arrays of size 0
+        return DeviceTiles(to_device(np.ascontiguousarray(index)), to_device(count), self.spec)
+
+
+@dataclass(frozen=True)
+class DeviceTiles:
+    """Active tiles on the device. Their number stays there too, so that no frame waits for the host.
+
+    Attributes:
+        index: (capacity, 3) int32 device array; the first ``count`` rows are as in `ActiveTiles`.
+        count: (1,) int32 device array.
+        spec: geometry of the tiles.
+    """
+
+    index: Any
+    count: Any
+    spec: TileSpec
+
+    def to_host(self) -> ActiveTiles:
+        """Copies the list back; waits for the device."""
+        return ActiveTiles(to_host(self.index)[: int(to_host(self.count)[0])], self.spec)
+
+
+def random_tiles(rng: np.random.Generator, spec: TileSpec, share: float, images: int = 1) -> ActiveTiles:
+    """About this share of all tiles of ``images`` images, for tests and benchmarks."""
+    chosen = np.argwhere(rng.random((images, *spec.count)) < share)
+    return ActiveTiles(chosen.astype(np.int32).reshape(-1, 3), spec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,10 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real LiDAR frames are not here: no folder {folder}")
     return folder
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Cases of the simulator run in the process that `test_cuda_sim_table.py` starts, and nowhere else."""
+    if item.get_closest_marker("simulator") is not None:
+        assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "run these through tests/kernels/test_cuda_sim_table.py"
+        sys.setswitchinterval(0.0005)  # the simulator's threads hand over to one another all the time

@@ -1,0 +1,84 @@
+"""Where CUDA is known: the target, arrays on the device, how many thread blocks a launch gets.
+
+Every other module takes `cuda` from here, because that target's home is moving (numba, numba-cuda, its successor).
+Kernels carry `@cuda.jit` and compile at their first launch, so importing them needs no driver. With
+``NUMBA_ENABLE_CUDASIM=1`` set before the import, the same kernels run in Numba's simulator.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import config, cuda
+from numpy.typing import DTypeLike
+
+SIMULATED = bool(config.ENABLE_CUDASIM)
+THREADS = 128  # per block, unless a kernel's geometry asks for another number
+_BLOCKS_PER_MULTIPROCESSOR = 8
+_SIMULATED_BLOCKS = 3  # more than one, so that kernels must loop and must not rely on one block's order
+
+__all__ = ["SIMULATED", "THREADS", "blocks", "cuda", "new_array", "on_device", "to_device", "to_host"]
+
+
+def on_device(*arrays: Any) -> bool:
+    """Whether the arrays are on the device.
+
+    Raises:
+        TypeError: if some are and some are not, or one is no array at all.
+    """
+    found = {isinstance(array, np.ndarray) for array in arrays}
+    strangers = [type(array).__name__ for array in arrays if not hasattr(array, "dtype")]
+    if strangers or len(found) > 1:
+        names = strangers or [type(array).__name__ for array in arrays]
+        raise TypeError(f"arrays are {', '.join(names)}; expected all of them NumPy arrays, or all on the device")
+    return found == {False}
+
+
+@cache
+def blocks() -> int:
+    """Thread blocks of a persistent launch: enough to fill the GPU; kernels loop over what is left."""
+    if SIMULATED:
+        return _SIMULATED_BLOCKS
+    return int(cuda.get_current_device().MULTIPROCESSOR_COUNT) * _BLOCKS_PER_MULTIPROCESSOR
+
+
+def new_array(shape: tuple[int, ...], dtype: DTypeLike, device: bool) -> Any:
+    """An uninitialised array, on the device or not."""
+    return cuda.device_array(shape, dtype) if device else np.empty(shape, dtype)
+
+
+def to_device(value: Any) -> Any:
+    """The value with every array copied to the device; types of ours say how by a method ``to_device``."""
+    if isinstance(value, np.ndarray):
+        return cuda.to_device(value)
+    return value.to_device() if hasattr(value, "to_device") else value
+
+
+def to_host(value: Any) -> Any:
+    """The value with every array copied back; tuples are walked."""
+    if isinstance(value, tuple):
+        return tuple(to_host(part) for part in value)
+    if hasattr(value, "to_host"):
+        return value.to_host()
+    return value.copy_to_host() if hasattr(value, "copy_to_host") else value
+
+
+def compile_ptx(function: Any, signature: str, capability: tuple[int, int], threads: int) -> str:
+    """PTX of a kernel's Python function; needs NVVM, but no GPU."""
+    options = {"device": False, "abi": "numba", "launch_bounds": (threads,)}
+    text, _ = cuda.compile(function, signature, cc=capability, **options)
+    return str(text)
+
+
+def link_cubin(function: Any, signature: str, capability: tuple[int, int], threads: int) -> tuple[bytes, str]:
+    """Machine code of a kernel's Python function, and what the assembler said of it; needs nvJitLink, but no GPU."""
+    from cuda.core import Linker, LinkerOptions, ObjectCode
+
+    options = {"device": False, "abi": "numba", "launch_bounds": (threads,), "output": "ltoir"}
+    code, _ = cuda.compile(function, signature, cc=capability, **options)
+    architecture = "sm_{}{}".format(*capability)
+    linking = LinkerOptions(arch=architecture, link_time_optimization=True, ptxas_options=["-v"])
+    linker = Linker(ObjectCode.from_ltoir(code), options=linking)
+    return bytes(linker.link("cubin").code), str(linker.get_info_log())
