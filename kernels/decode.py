@@ -42,7 +42,7 @@ def decode_reference(
     return np.column_stack([x, y, values[:, 2], sizes, yaw]).astype(np.float32), score[row, col]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _candidates_cpu(score: Float32, threshold: float) -> NDArray[np.int64]:
     """Flat cell indices of all scores at or above the threshold, ascending."""
     count = 0
@@ -59,7 +59,7 @@ def _candidates_cpu(score: Float32, threshold: float) -> NDArray[np.int64]:
     return cells
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _decode_cpu(
     cells: NDArray[np.int64], regression: Float32, x_min: float, y_min: float, cell: float, boxes: Float32
 ) -> None:

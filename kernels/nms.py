@@ -63,7 +63,7 @@ def nms(
     return kept
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _nms_cpu(boxes: NDArray[np.float64], iou_threshold: float, max_boxes: int) -> NDArray[np.int64]:
     """Ranks (K,) kept among (N, 5) rectangles, best first."""
     kept = np.empty(min(max_boxes, len(boxes)), np.int64)

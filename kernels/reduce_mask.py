@@ -37,7 +37,7 @@ def reduce_mask_reference(mask: NDArray[np.float32], spec: TileSpec, threshold: 
     return ActiveTiles(np.array(active, np.int32).reshape(-1, 3), spec)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _tile_values_cpu(
     mask: NDArray[np.float32], size: Pair, stride: Pair, offset: Pair, mean: bool, values: NDArray[np.float64]
 ) -> None:

@@ -86,7 +86,7 @@ def _checked(name: str, boxes: NDArray[np.floating]) -> Float64:
     return np.ascontiguousarray(boxes, np.float64)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _rotated_iou_cpu(boxes_a: Float64, boxes_b: Float64) -> Float64:
     iou = np.empty((len(boxes_a), len(boxes_b)))
     for row in range(len(boxes_a)):
@@ -95,14 +95,14 @@ def _rotated_iou_cpu(boxes_a: Float64, boxes_b: Float64) -> Float64:
     return iou
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def rotated_pair_iou(a: Float64, b: Float64) -> float:
     """IoU in [0, 1] of two rectangles (5,) float64, columns as in `rotated_iou`; for use inside kernels."""
     shared = rotated_intersection(a, b)
     return shared / (a[2] * a[3] + b[2] * b[3] - shared) if shared > 0.0 else 0.0
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def rotated_intersection(a: Float64, b: Float64) -> float:
     """Area [m²] that two rectangles (5,) float64 share, columns as in `rotated_iou`; for use inside kernels.
 
@@ -141,7 +141,7 @@ def rotated_intersection(a: Float64, b: Float64) -> float:
     return min(twice_area / 2, a[2] * a[3], b[2] * b[3]) if twice_area > 0.0 else 0.0
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _clip(polygon: Float64, count: int, axis: int, sign: float, limit: float, clipped: Float64) -> int:
     """Writes the part of ``polygon`` (its first ``count`` vertices) with ``sign * vertex[axis] <= limit``."""
     kept = 0

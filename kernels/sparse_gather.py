@@ -37,7 +37,7 @@ def sparse_gather_reference(x: NDArray[Any], tiles: ActiveTiles, out: NDArray[An
     return stack
 
 
-@njit(cache=True, nogil=True, parallel=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, parallel=True, error_model="numpy")
 def _sparse_gather_cpu(
     x: NDArray[Any], index: NDArray[np.int32], stride: Pair, offset: Pair, stack: NDArray[Any]
 ) -> None:

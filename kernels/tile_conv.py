@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.filters import Filters
-from kernels.tiles import ActiveTiles, TileSpec
+from kernels.tiles import ActiveTiles
 
 Float32 = NDArray[np.float32]
 
 
 def active_cells(tiles: ActiveTiles, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """(N, H, W) bool: which cells of a map of ``shape`` (N, H, W, …) lie in an active tile. For references and tests."""
+    """(N, H, W) bool: which cells of a map of ``shape`` (N, H, W, …) lie in an active tile."""
     cells, spec = np.zeros(shape[:3], np.bool_), tiles.spec
     for n, row, col in tiles.index:
         top, left = spec.offset[0] + spec.stride[0] * row, spec.offset[1] + spec.stride[1] * col
@@ -35,22 +35,24 @@ def active_cells(tiles: ActiveTiles, shape: tuple[int, ...]) -> NDArray[np.bool_
 
 
 def dense_conv(x: NDArray[np.floating], filters: Filters, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """y of the equation everywhere, in float64: (N, *shape, K)."""
+    """The equation's y on the whole map, in float64: (N, *shape, K)."""
     weights, stride = filters.weights.astype(np.float64), filters.stride
     if filters.transposed:
         y = np.einsum("nijc,rsck->nirjsk", x.astype(np.float64), weights)
         n, rows, r, cols, s, k = y.shape
-        return y.reshape(n, rows * r, cols * s, k)[:, : shape[0], : shape[1]] + filters.bias
+        y = y.reshape(n, rows * r, cols * s, k)[:, : shape[0], : shape[1]]
+        return np.asarray(y + filters.bias)
     reach = [stride * (size - 1) + kernel for size, kernel in zip(shape, weights.shape[:2], strict=True)]
     after = [max(0, reach[a] - filters.padding[a] - x.shape[1 + a]) for a in (0, 1)]
     pads = [(filters.padding[a], after[a]) for a in (0, 1)]
     padded = np.pad(x.astype(np.float64), [(0, 0), *pads, (0, 0)])
-    y = np.zeros((x.shape[0], *shape, weights.shape[3]))
+    y: NDArray[np.float64] = np.zeros((x.shape[0], *shape, weights.shape[3]))
     for r, s in np.ndindex(*weights.shape[:2]):
         rows = slice(r, r + stride * (shape[0] - 1) + 1, stride)
         cols = slice(s, s + stride * (shape[1] - 1) + 1, stride)
         y += padded[:, rows, cols] @ weights[r, s]
-    return y + filters.bias
+    y += filters.bias
+    return y
 
 
 def tile_conv_reference(

@@ -43,7 +43,7 @@ def voxelize_reference(
     return grid
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _voxelize_cpu(
     points: Float32, x_min: float, y_min: float, z_min: float, cell: float, z_bin: float, grid: Float32
 ) -> None:
