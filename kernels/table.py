@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kernels import sparse_gather, sparse_scatter
+from kernels import residual_unit, sparse_gather, sparse_scatter, tile_conv
 from kernels.op import Op
 
-OPS: tuple[Op, ...] = (*sparse_gather.OPS, *sparse_scatter.OPS)
+OPS: tuple[Op, ...] = (*sparse_gather.OPS, *sparse_scatter.OPS, *tile_conv.OPS, *residual_unit.OPS)

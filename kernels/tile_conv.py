@@ -16,11 +16,19 @@ Cells outside the active tiles keep their values. SBNet's gather, convolution of
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.checks import check_array
 from kernels.filters import Filters
-from kernels.tiles import ActiveTiles
+from kernels.launch import on_device
+from kernels.op import Close, Inputs, Op
+from kernels.tile_conv_cpu import tile_conv_cpu
+from kernels.tiles import ActiveTiles, DeviceTiles, TileSpec, random_tiles
+from kernels.workspace import Workspace
 
 Float32 = NDArray[np.float32]
 
@@ -38,10 +46,9 @@ def dense_conv(x: NDArray[np.floating], filters: Filters, shape: tuple[int, int]
     """The equation's y on the whole map, in float64: (N, *shape, K)."""
     weights, stride = filters.weights.astype(np.float64), filters.stride
     if filters.transposed:
-        y = np.einsum("nijc,rsck->nirjsk", x.astype(np.float64), weights)
-        n, rows, r, cols, s, k = y.shape
-        y = y.reshape(n, rows * r, cols * s, k)[:, : shape[0], : shape[1]]
-        return np.asarray(y + filters.bias)
+        cells = np.einsum("nijc,rsck->nirjsk", x.astype(np.float64), weights)
+        n, rows, r, cols, s, k = cells.shape
+        return np.asarray(cells.reshape(n, rows * r, cols * s, k)[:, : shape[0], : shape[1]] + filters.bias)
     reach = [stride * (size - 1) + kernel for size, kernel in zip(shape, weights.shape[:2], strict=True)]
     after = [max(0, reach[a] - filters.padding[a] - x.shape[1 + a]) for a in (0, 1)]
     pads = [(filters.padding[a], after[a]) for a in (0, 1)]
@@ -70,3 +77,102 @@ def tile_conv_reference(
     if relu:
         y = np.maximum(y, 0)
     return np.where(active_cells(tiles, out.shape)[..., None], y, out).astype(out.dtype)
+
+
+def tile_conv(
+    x: Any,
+    filters: Filters,
+    tiles: ActiveTiles | DeviceTiles,
+    out: Any,
+    relu: bool = False,
+    residual: Any | None = None,
+    method: str = "auto",
+    workspace: Workspace | None = None,
+) -> Any:
+    """Convolves where tiles are active, in place in ``out``.
+
+    Args:
+        x: (N, H, W, C) float32 map; on the device also float16, then with sums in float32.
+        filters: weights, bias and geometry.
+        tiles: active tiles of the output map; they may not overlap.
+        out: (N, rows, cols, K) map of x's dtype, another one than x.
+        relu: whether ReLU follows.
+        residual: map of out's shape and dtype that is added before ReLU, another one than ``out``; or None.
+        method: on the CPU "direct", "winograd" (3×3, stride 1; about 5e-6 off), or "auto".
+        workspace: scratch for the CPU kernels; None makes a new one.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        TypeError: if a dtype is wrong, or arrays and tiles are not in one place.
+        ValueError: if a shape or the method does not fit, an array is not contiguous, arrays are one and the same,
+            tiles overlap, or they name an image that the maps do not have.
+    """
+    maps = (x, out) if residual is None else (x, out, residual)
+    device = on_device(*maps, tiles.index)
+    channels, columns = filters.channels
+    check_array("x", x, [np.float32, np.float16] if device else np.float32, ("N", "H", "W", channels))
+    check_array("out", out, x.dtype, (x.shape[0], "rows", "cols", columns))
+    if residual is not None:
+        check_array("residual", residual, x.dtype, out.shape)
+    if x is out or residual is out:
+        raise ValueError("out is also the input or the residual; expected a map of its own")
+    if tiles.spec.overlapping:
+        raise ValueError(f"tiles of {tiles.spec.size} cells every {tiles.spec.stride} overlap; expected none to")
+    if isinstance(tiles, DeviceTiles):
+        from kernels.tile_conv_cuda import tile_conv_cuda
+
+        tile_conv_cuda(x, filters, tiles, out, relu, residual)
+        return out
+    if not all(array.flags.c_contiguous for array in maps):
+        raise ValueError("a map is not contiguous; expected C order without gaps (numpy.ascontiguousarray)")
+    tiles.check_images(x.shape[0])
+    if len(tiles):
+        tile_conv_cpu(x, filters, tiles, out, relu, residual, method, workspace or Workspace())
+    return out
+
+
+def _make_inputs(kernel: int, stride: int, transposed: bool) -> Callable[[np.random.Generator, str], Inputs]:
+    """An input maker for one geometry: on a frame, a layer of a typical network at /4 with 10 % of its tiles."""
+
+    def make(rng: np.random.Generator, scale: str) -> Inputs:
+        small = scale == "small"
+        images, rows, cols, channels, columns, tile = (2, 9, 10, 5, 6, 4) if small else (1, 176, 200, 64, 64, 8)
+        weights = rng.standard_normal((kernel, kernel, channels, columns), np.float32)
+        weights /= np.float32(np.sqrt(kernel * kernel * channels))
+        padding = (0, 0) if transposed else (kernel // 2, kernel // 2)
+        filters = Filters(weights, rng.standard_normal(columns, np.float32), stride, padding, transposed)
+        shape = (rows * stride, cols * stride) if transposed else (-(-rows // stride), -(-cols // stride))
+        tiles = random_tiles(rng, TileSpec.covering(shape, tile), 0.5 if small else 0.1, images)
+        out = rng.standard_normal((images, *shape, columns), np.float32)
+        return {
+            "x": rng.standard_normal((images, rows, cols, channels), np.float32),
+            "filters": filters,
+            "tiles": tiles,
+            "out": out,
+            "relu": True,
+            "residual": rng.standard_normal(out.shape, np.float32),
+        }
+
+    return make
+
+
+OPS = tuple(
+    Op(
+        name=f"tile_conv_{name}",
+        function=tile_conv,
+        reference=tile_conv_reference,
+        make_inputs=_make_inputs(kernel, stride, transposed),
+        equality=Close(1e-4, "float32 sums in another order than the reference's float64; Winograd's transforms"),
+        cuda=(),
+        summary=summary,
+    )
+    for name, kernel, stride, transposed, summary in (
+        ("3x3", 3, 1, False, "3×3 convolution with bias, residual and ReLU where tiles are active"),
+        ("3x3_stride2", 3, 2, False, "the same with stride 2"),
+        ("1x1", 1, 1, False, "the same, 1×1"),
+        ("1x1_stride2", 1, 2, False, "the same, 1×1 with stride 2"),
+        ("transposed", 2, 2, True, "transposed convolution whose kernel equals its stride"),
+    )
+)
