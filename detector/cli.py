@@ -107,7 +107,8 @@ class SliceType(click.ParamType):  # type: ignore[type-arg]  # generic only sinc
 @click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Output folder.")
 @click.option("--config", default="kitti", show_default=True, help="Shipped configuration or a YAML file.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
-@click.option("--mask", help="Source of the computation mask.")
+@click.option("--mask", help="Source of the computation mask: occupied or all.")
+@click.option("--execution", type=click.Choice(["sparse", "dense"]), help="Active tiles, or the grid by onnxruntime.")
 @click.option("--score", type=click.FloatRange(0, 1), help="Least score of a box that is written.")
 @click.option("--frames", type=SliceType(), help="Slice of the sorted frames, as in Python.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the network. Default: all cores.")
@@ -121,6 +122,7 @@ def detect(
     config: str,
     device: str | None,
     mask: str | None,
+    execution: str | None,
     score: float | None,
     frames: slice | None,
     threads: int | None,
@@ -150,8 +152,10 @@ def detect(
         if source.why_no_calibration:
             reason = f"{source.why_no_calibration}; boxes go to detections.jsonl, LiDAR frame"
             messages.print(Text(reason), soft_wrap=True)
-    with messages.status("loading the network and compiling kernels (the first run takes longer) …"):
-        pipeline = Pipeline.from_config(config, device=device, mask=mask, score=score, threads=threads)
+    with messages.status(_start_up_message()):
+        pipeline = Pipeline.from_config(
+            config, device=device, mask=mask, execution=execution, score=score, threads=threads
+        )
         pipeline.warm_up()
     total = sum(len(source.frames) for source in opened)
     with _progress() as progress:
@@ -190,6 +194,12 @@ def evaluate(predictions: Path, labels: Path, split: Path | None, json_file: str
         results.print(result_table(report))
     if json_file:
         _write_json(json_file, report.average_precision)
+
+
+def _start_up_message() -> str:
+    from kernels.jit import is_compiled
+
+    return "loading the network …" if is_compiled() else "compiling kernels for this machine, once: about a minute …"
 
 
 class RateColumn(ProgressColumn):

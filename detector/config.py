@@ -19,6 +19,8 @@ from detector.errors import ConfigError
 
 T = TypeVar("T")
 
+EXECUTIONS = ("sparse", "dense")
+
 # A configuration is a page of text; a larger file is something else, or meant to exhaust memory.
 MAX_FILE_BYTES = 100_000
 
@@ -34,7 +36,8 @@ class SensorConfig:
 class MaskConfig:
     """Which part of the grid is computed."""
 
-    source: str = "all"
+    source: str = "occupied"  # one of models.masks.MASK_SOURCES
+    margin_m: float = 1.6  # computed around the mask: what a densely trained network sees beyond an object
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Config:
 
     model: str = "kitti"  # a shipped network's name or the path of an ONNX file
     device: str = "auto"
+    execution: str = "sparse"  # or "dense": the whole grid through onnxruntime
     score: float = 0.05  # boxes below are not written; average precision needs the tail
     sensor: SensorConfig = field(default_factory=SensorConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
@@ -60,6 +64,10 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 <= self.score <= 1:
             raise ConfigError(f"score is {self.score}, expected 0 to 1")
+        if self.execution not in EXECUTIONS:
+            raise ConfigError(f"execution is '{self.execution}', expected one of: {', '.join(EXECUTIONS)}")
+        if not 0 <= self.mask.margin_m <= 100:
+            raise ConfigError(f"mask.margin_m is {self.mask.margin_m}, expected 0 to 100")
         if not 0 <= self.nms.iou <= 1:
             raise ConfigError(f"nms.iou is {self.nms.iou}, expected 0 to 1")
         if min(self.nms.max_candidates, self.nms.max_boxes) < 1:

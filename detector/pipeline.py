@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,17 @@ from detector.types import Detections, Frame, FrameResult
 from kernels.decode import decode
 from kernels.nms import nms
 from kernels.reduce_mask import reduce_mask
-from kernels.tiles import TileSpec
+from kernels.tiles import ActiveTiles, TileSpec
 from kernels.voxelize import voxelize
 from models.dense import DenseExecutor
-from models.masks import MASK_SOURCES, MASK_STRIDE
-from models.network import load_network
+from models.errors import ModelError
+from models.masks import MASK_SOURCES, MASK_STRIDE, mask_shape
+from models.network import Network, load_network
+from models.plan import GRID_TILE
+from models.sparse import TileExecutor
 
-TILE_CELLS = 16  # side of a tile on the BEV grid
+# Half a millimetre of a cell: what a margin may lack before it takes one more.
+_ROUNDING = 1e-6
 
 
 class Pipeline:
@@ -50,14 +55,12 @@ class Pipeline:
         self.config = config
         self.network = load_network(config.model)
         self.spec = self.network.info.grid
-        self._executor = DenseExecutor(self.network, config.device, threads)
+        self._executor = _executor(self.network, config, threads)
         self.device = self._executor.device
-        self._mask = MASK_SOURCES[config.mask.source]
+        self._mask = MASK_SOURCES[config.mask.source](self.spec)
         self._grid = np.zeros(self.spec.shape, np.float32)
-        cells = (self.spec.rows, self.spec.cols)
-        self.tiles = TileSpec.covering(cells, TILE_CELLS)
-        mask_shape = (-(-cells[0] // MASK_STRIDE), -(-cells[1] // MASK_STRIDE))
-        self._mask_tiles = TileSpec.covering(mask_shape, TILE_CELLS // MASK_STRIDE)
+        self.tiles = TileSpec.covering((self.spec.rows, self.spec.cols), GRID_TILE)
+        self._mask_tiles = self._tiles_with_margin()
 
     @classmethod
     def from_config(
@@ -66,6 +69,7 @@ class Pipeline:
         *,
         device: str | None = None,
         mask: str | None = None,
+        execution: str | None = None,
         score: float | None = None,
         threads: int | None = None,
     ) -> Pipeline:
@@ -75,14 +79,15 @@ class Pipeline:
             config: name, path or value.
             device: "auto", "cpu" or "cuda".
             mask: source of the computation mask.
+            execution: "sparse": active tiles only; "dense": the whole grid through onnxruntime.
             score: least score of a box, 0..1.
-            threads: CPU threads of the network, None for all cores.
+            threads: CPU threads, None for all cores.
 
         Raises:
             RoadblocksError: as the constructor, or if the configuration cannot be read.
         """
         values = config if isinstance(config, Config) else load_config(config)
-        changes: dict[str, Any] = {"device": device, "score": score}
+        changes: dict[str, Any] = {"device": device, "execution": execution, "score": score}
         values = replace(values, **{key: value for key, value in changes.items() if value is not None})
         if mask is not None:
             values = replace(values, mask=replace(values.mask, source=mask))
@@ -105,9 +110,9 @@ class Pipeline:
             origin = (spec.x_min_m, spec.y_min_m, spec.z_min_m)
             grid = voxelize(points, origin, spec.cell_m, spec.z_bin_m, spec.shape, out=self._grid)
         with clock(Stage.MASK):
-            mask = self._mask(grid, spec)
+            mask = self._mask(points)
         with clock(Stage.REDUCE):
-            tiles = reduce_mask(mask, self._mask_tiles)
+            tiles = ActiveTiles(reduce_mask(mask, self._mask_tiles).index, self.tiles)
         with clock(Stage.BACKBONE):
             score, regression = self._executor.run(grid, tiles)
         with clock(Stage.DECODE):
@@ -137,7 +142,27 @@ class Pipeline:
         self.detect(Frame(point, id="warm-up"))
         nms(np.ones((2, 7), np.float32), np.ones(2, np.float32), 0.5, 2)
 
+    def _tiles_with_margin(self) -> TileSpec:
+        """The grid's tiles on the mask: each looks at its cells and at those of the margin around them."""
+        cells = GRID_TILE // MASK_STRIDE
+        margin = math.ceil(self.config.mask.margin_m / (self.spec.cell_m * MASK_STRIDE) - _ROUNDING)
+        count = TileSpec.covering(mask_shape(self.spec), cells).count
+        return TileSpec((cells + 2 * margin,) * 2, (cells,) * 2, (-margin,) * 2, count)
+
     def _in_view(self, frame: Frame) -> NDArray[np.float32]:
         if frame.calibration is None or not self.config.sensor.crop_to_camera:
             return frame.points
         return frame.points[frame.calibration.in_view(frame.points)]
+
+
+def _executor(network: Network, config: Config, threads: int | None) -> DenseExecutor | TileExecutor:
+    """What runs the network.
+
+    Raises:
+        ModelError: if the device cannot run it in this way.
+    """
+    if config.execution == "dense":
+        return DenseExecutor(network, config.device, threads)
+    if config.device == "cuda":
+        raise ModelError("device cuda: the tile executor runs on the CPU; expected --execution dense, or --device cpu")
+    return TileExecutor(network, threads=threads)

@@ -37,7 +37,7 @@ class StageRow:
 STAGES: tuple[StageRow, ...] = (
     StageRow(Stage.LOAD, "source", "path", "Frame: points (N, 4), LiDAR frame"),
     StageRow(Stage.VOXELIZE, "pipeline", "points", "BEV grid (rows, cols, channels)"),
-    StageRow(Stage.MASK, "pipeline", "BEV grid", "computation mask, binary, at low resolution"),
+    StageRow(Stage.MASK, "pipeline", "points", "computation mask, binary, at low resolution"),
     StageRow(Stage.REDUCE, "pipeline", "mask", "ActiveTiles: which tiles to compute"),
     StageRow(Stage.BACKBONE, "pipeline", "BEV grid, active tiles", "score map and regression map"),
     StageRow(Stage.DECODE, "pipeline", "score and regression maps", "candidate boxes, LiDAR frame"),

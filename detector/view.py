@@ -33,6 +33,7 @@ from detector.canvas import (
 )
 from detector.stages import Stage
 from detector.types import Detections, Frame
+from kernels.nms import BEV_COLUMNS
 from kernels.rotated_iou import rotated_iou
 from kernels.tiles import ActiveTiles
 from models.grid import BevSpec
@@ -121,8 +122,7 @@ def match_labels(detections: Detections, labels: Float64 | None) -> tuple[NDArra
     found, missed = np.zeros(len(detections), bool), np.ones(len(labels), bool)
     if not len(labels):
         return found, missed
-    seen_from_above = [0, 1, 3, 4, 6]
-    overlap = rotated_iou(detections.boxes[:, seen_from_above], labels[:, seen_from_above])
+    overlap = rotated_iou(detections.boxes[:, BEV_COLUMNS], labels[:, BEV_COLUMNS])
     for index in np.argsort(-detections.scores, kind="stable"):
         free = np.where(missed, overlap[index], -1)
         if free.max() >= MATCH_IOU:

@@ -21,9 +21,11 @@ from typing import Any
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from kernels.jit import cpu_kernel
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -90,9 +92,9 @@ class Vectors:
         """A number in every lane."""
         return ir.Constant(self.type, [number] * LANES)
 
-    def times(self, value: Any, number: float) -> Any:
-        """The vector times a number."""
-        return self.builder.fmul(value, self.constant(number))
+    def scaled(self, value: Any, number: float, plus: Any) -> Any:
+        """The vector times a number plus a vector, rounded once."""
+        return self.call("fma", value, self.constant(number), plus)
 
     def call(self, name: str, *values: Any) -> Any:
         """An LLVM intrinsic on vectors, such as fma or maxnum."""
@@ -218,7 +220,7 @@ def pack_bias(bias: Float32) -> Float32:
     return np.pad(bias, (0, -len(bias) % COLUMNS))
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@cpu_kernel()
 def multiply_cells(
     x: Float32, cell: Int64, count: int, tap: Int64, channels: int, w: Float32, w_at: int, bias: Float32, columns: int,
     out: Float32, out_cell: Int64, residual: Float32, add: bool, floor: float,

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
-from kernels.microkernel import pack_bias, pack_columns
-from kernels.tile_conv_cpu import copy_window, direct_tile, packed, winograd_group
+from kernels.direct import copy_window, inner_tile, pack_direct, packed
+from kernels.jit import cpu_kernel
+from kernels.microkernel import pack_bias
+from kernels.tile_conv_cpu import winograd_group
 from kernels.tiles import ActiveTiles
 from kernels.unit import Unit
 from kernels.winograd import PATCH, POSITIONS, pack_winograd, position_pitch
@@ -42,8 +44,7 @@ class _PackedUnit:
         for layer in unit.layers:
             kernel, _, channels, columns = layer.weights.shape
             winograd = kernel == 3
-            matrices = layer.weights.reshape(1, kernel * kernel, channels, columns)
-            numbers = pack_winograd(layer.weights) if winograd else pack_columns(matrices)
+            numbers = pack_winograd(layer.weights) if winograd else pack_direct(layer)
             starts = (sum(part.size for part in weights), numbers.size, sum(part.size for part in biases))
             table.append((kernel, channels, columns, *starts, winograd))
             weights.append(numbers.ravel())
@@ -65,13 +66,11 @@ def residual_unit_cpu(x: Float32, unit: Unit, tiles: ActiveTiles, out: Float32, 
     transformed = workspace.array("unit winograd", (threads, 2, POSITIONS * pitch), np.float32)
     patch = workspace.array("unit window", (threads, POSITIONS * widest), np.float32)
     numbers = workspace.array("unit cells", (threads, 5, cells), np.int64)
-    taps = int(code.table[:, _KERNEL].max()) ** 2
-    steps = workspace.array("unit taps", (len(unit.layers), 2, taps), np.int64)
+    steps = workspace.array("unit taps", (len(unit.layers), int(code.table[:, _KERNEL].max())), np.int64)
     width = window[1]
     for number, layer in enumerate(unit.layers):
         rows, cols, channels, _ = layer.weights.shape
-        for t, (r, s) in enumerate(np.ndindex(rows, cols)):
-            steps[number, :, t] = (r * width + s) * channels
+        steps[number, :rows] = np.arange(rows) * width * channels
         width -= cols - 1
     activate = unit.scale is not None
     scale, shift = (code.zeros if ends is None else ends for ends in (unit.scale, unit.shift))
@@ -82,7 +81,7 @@ def residual_unit_cpu(x: Float32, unit: Unit, tiles: ActiveTiles, out: Float32, 
     )  # fmt: skip
 
 
-@njit(nogil=True, error_model="numpy", parallel=True, cache=True)
+@cpu_kernel(parallel=True)
 def _residual_unit_cpu(
     x: Float32, index: Int32, size: Pair, tile_stride: Pair, offset: Pair, halo: int, table: Int64, weights: Float32,
     biases: Float32, zeros: Float32, scale: Float32, shift: Float32, activate: bool, out: Float32, floor: np.float32,
@@ -101,7 +100,7 @@ def _residual_unit_cpu(
             )  # fmt: skip
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@cpu_kernel()
 def _unit_tile(
     x: Float32, top: int, left: int, size: Pair, halo: int, table: Int64, weights: Float32, biases: Float32,
     zeros: Float32, scale: Float32, shift: Float32, activate: bool, out: Float32, floor: np.float32, maps: Float32,
@@ -137,7 +136,7 @@ def _unit_tile(
         channels = columns
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@cpu_kernel()
 def _convolve(
     source: Float32, place: tuple[int, int, int, int, int], shift: Pair, table: Int64, layer: int, weights: Float32,
     biases: Float32, zeros: Float32, target: Float32, residual: Float32, add: bool, floor: np.float32,
@@ -148,10 +147,9 @@ def _convolve(
     numbers_here = weights[start : start + table[layer, _SIZE]]
     bias = biases[table[layer, _BIAS] :]
     if table[layer, _WINOGRAD] == 0:
-        size = (place[2] - place[1], place[4] - place[3])
-        direct_tile(
-            source, place, size, numbers_here, bias, (kernel, kernel), 1, shift, target, residual, add, floor, patch,
-            numbers, steps[:, : kernel * kernel],
+        inner_tile(
+            source, place, shift, numbers_here, bias, (kernel, kernel), target, residual, add, floor, numbers,
+            steps[:kernel],
         )  # fmt: skip
         return
     patches = 0
@@ -166,7 +164,7 @@ def _convolve(
     )  # fmt: skip
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@cpu_kernel()
 def _activate(
     window: Float32, top: int, left: int, height: int, width: int, rows: int, cols: int, channels: int,
     scale: Float32, shift: Float32,
@@ -179,7 +177,7 @@ def _activate(
                 window[at + c] = max(window[at + c] * scale[c] + shift[c], np.float32(0))
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@cpu_kernel()
 def _clear_outside(window: Float32, top: int, left: int, rows: int, cols: int) -> None:
     """Zeros where the next layer must see what lies outside the map."""
     _, height, width, _ = window.shape

@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
 from kernels.checks import check_array
+from kernels.jit import cpu_kernel
 from kernels.launch import THREADS, blocks, cuda, new_array, on_device
 from kernels.op import CudaKernel, Exact, Op
 from kernels.tiles import ActiveTiles, DeviceTiles, TileSpec, random_tiles
@@ -37,7 +38,7 @@ def sparse_gather_reference(x: NDArray[Any], tiles: ActiveTiles, out: NDArray[An
     return stack
 
 
-@njit(cache=True, nogil=True, parallel=True, error_model="numpy")
+@cpu_kernel(parallel=True)
 def _sparse_gather_cpu(
     x: NDArray[Any], index: NDArray[np.int32], stride: Pair, offset: Pair, stack: NDArray[Any]
 ) -> None:

@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
 from kernels.checks import check_array
+from kernels.jit import cpu_kernel
 from kernels.launch import THREADS, blocks, cuda, on_device
 from kernels.op import Close, CudaKernel, Exact, Op
 from kernels.tiles import ActiveTiles, DeviceTiles, TileSpec, random_tiles
@@ -40,7 +41,7 @@ def sparse_scatter_reference(
     return result
 
 
-@njit(nogil=True, error_model="numpy", inline="always")
+@cpu_kernel(inline=True)
 def _scatter_tile(stack: NDArray[Any], m: int, n: int, top: int, left: int, add: bool, out: NDArray[Any]) -> None:
     first, last = max(0, -left), min(stack.shape[2], out.shape[2] - left)
     for i in range(max(0, -top), min(stack.shape[1], out.shape[1] - top)):
@@ -50,7 +51,7 @@ def _scatter_tile(stack: NDArray[Any], m: int, n: int, top: int, left: int, add:
                 out[n, top + i, left + j, k] = out[n, top + i, left + j, k] + value if add else value
 
 
-@njit(cache=True, nogil=True, parallel=True, error_model="numpy")
+@cpu_kernel(parallel=True)
 def _sparse_scatter_cpu(
     stack: NDArray[Any], index: NDArray[np.int32], stride: Pair, offset: Pair, add: bool, out: NDArray[Any]
 ) -> None:
@@ -59,7 +60,7 @@ def _sparse_scatter_cpu(
         _scatter_tile(stack, m, n, top, left, add, out)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cpu_kernel()
 def _overlapping_add_cpu(
     stack: NDArray[Any], index: NDArray[np.int32], stride: Pair, offset: Pair, out: NDArray[Any]
 ) -> None:

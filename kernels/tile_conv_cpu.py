@@ -1,21 +1,20 @@
-"""`tile_conv` on the CPU: directly for any geometry, in Winograd's domain for 3×3 with stride 1.
+"""`tile_conv` on the CPU: in Winograd's domain for 3×3 with stride 1, else directly (`kernels.direct`).
 
 Both read the input where it lies and copy only at the map's border, where zeros must stand beside it. A thread takes
-every n-th tile (or group of tiles) and has scratch of its own.
+every n-th group of tiles and has scratch of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numba
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
+from kernels.direct import copy_window, packed, run_direct
 from kernels.filters import Filters
-from kernels.microkernel import multiply_cells, pack_bias, pack_columns
+from kernels.jit import cpu_kernel
+from kernels.microkernel import pack_bias
 from kernels.tiles import ActiveTiles
 from kernels.winograd import (
     PATCH,
@@ -64,146 +63,10 @@ def tile_conv_cpu(
     method: str, workspace: Workspace,
 ) -> None:  # fmt: skip
     """Runs the method; arguments as `tile_conv`, which has checked them."""
-    run = _run_winograd if pick_method(filters, tiles, method) == "winograd" else _run_direct
+    run = _run_winograd if pick_method(filters, tiles, method) == "winograd" else run_direct
     add = residual is not None
     flat = residual.reshape(-1) if residual is not None else out.reshape(-1)
     run(x, filters, tiles, out, flat, add, np.float32(0 if relu else -np.inf), workspace)
-
-
-def packed(made: dict[str, Any], name: str, pack: Callable[[], Any]) -> Any:
-    """What ``pack`` returns, called once and kept under ``name``."""
-    if name not in made:
-        made[name] = pack()
-    return made[name]
-
-
-def _run_direct(
-    x: Float32, filters: Filters, tiles: ActiveTiles, out: Float32, residual: Float32, add: bool, floor: np.float32,
-    workspace: Workspace,
-) -> None:  # fmt: skip
-    rows, cols, channels, columns = filters.weights.shape
-    size, stride = tiles.spec.size, filters.stride
-    taps = 1 if filters.transposed else rows * cols
-    weights = packed(
-        filters.packed,
-        "direct",
-        lambda: pack_columns(filters.weights.reshape(rows * cols // taps, taps, channels, columns)),
-    )
-    bias = packed(filters.packed, "bias", lambda: pack_bias(filters.bias))
-    threads = numba.get_num_threads()
-    window = (stride * (size[0] - 1) + rows, stride * (size[1] - 1) + cols)
-    scratch = workspace.array("window", (threads, window[0] * window[1] * channels), np.float32)
-    cells = workspace.array("cells", (threads, 2, size[0] * size[1]), np.int64)
-    steps = workspace.array("taps", (2, taps), np.int64)
-    for t, (r, s) in enumerate(np.ndindex(rows, cols) if taps > 1 else [(0, 0)]):
-        steps[:, t] = (r * x.shape[2] + s) * channels, (r * window[1] + s) * channels
-    spec = tiles.spec
-    _direct_cpu(
-        x, tiles.index, size, spec.stride, spec.offset, weights, bias, (rows, cols), stride, filters.padding,
-        filters.transposed, out, residual, add, floor, scratch, cells, steps,
-    )  # fmt: skip
-
-
-@njit(nogil=True, error_model="numpy", parallel=True, cache=True)
-def _direct_cpu(
-    x: Float32, index: Int32, size: Pair, tile_stride: Pair, offset: Pair, weights: Float32, bias: Float32,
-    kernel: Pair, stride: int, padding: Pair, transposed: bool, out: Float32, residual: Float32, add: bool,
-    floor: np.float32, scratch: Float32, cells: Int64, steps: Int64,
-) -> None:  # fmt: skip
-    for worker in prange(scratch.shape[0]):
-        for tile in range(worker, index.shape[0], scratch.shape[0]):
-            n, top, left = index[tile, 0], offset[0], offset[1]
-            top, left = top + tile_stride[0] * index[tile, 1], left + tile_stride[1] * index[tile, 2]
-            bottom, right = min(top + size[0], out.shape[1]), min(left + size[1], out.shape[2])
-            top, left = max(top, 0), max(left, 0)
-            if top >= bottom or left >= right:
-                continue
-            place = (n, top, bottom, left, right)
-            if transposed:
-                _direct_transposed(x, place, weights, bias, stride, out, residual, add, floor, cells[worker], steps[0])
-            else:
-                direct_tile(
-                    x, place, size, weights[0], bias, kernel, stride, padding, out, residual, add, floor,
-                    scratch[worker], cells[worker], steps,
-                )  # fmt: skip
-
-
-@njit(nogil=True, error_model="numpy", cache=True)
-def direct_tile(
-    x: Float32, place: tuple[int, int, int, int, int], size: Pair, weights: Float32, bias: Float32, kernel: Pair,
-    stride: int, padding: Pair, out: Float32, residual: Float32, add: bool, floor: np.float32, scratch: Float32,
-    cells: Int64, steps: Int64,
-) -> None:  # fmt: skip
-    """One tile that covers ``place`` (image, top, bottom, left, right) of the output, clipped to it.
-
-    ``size`` is that of a whole tile, which the scratch is made for: flat, for the input of a tile at the border;
-    cells: (2, cells of a tile) int64; steps: (2, taps) int64, offsets of the kernel's cells in x and in the scratch.
-    """
-    n, top, bottom, left, right = place
-    _, rows, cols, channels = x.shape
-    columns = out.shape[3]
-    first_row, first_col = stride * top - padding[0], stride * left - padding[1]
-    last_row, last_col = stride * (bottom - 1) - padding[0] + kernel[0], stride * (right - 1) - padding[1] + kernel[1]
-    inside = first_row >= 0 and first_col >= 0 and last_row <= rows and last_col <= cols
-    width = stride * (size[1] - 1) + kernel[1]
-    if not inside:
-        copy_window(x, n, first_row, first_col, last_row - first_row, last_col - first_col, scratch, width)
-    start = ((n * rows + first_row) * cols + first_col) * channels if inside else 0
-    pitch = (cols if inside else width) * channels
-    count = 0
-    for i in range(bottom - top):
-        for j in range(right - left):
-            cells[0, count] = start + stride * (i * pitch + j * channels)
-            cells[1, count] = ((n * out.shape[1] + top + i) * out.shape[2] + left + j) * columns
-            count += 1
-    source, tap = (x.reshape(-1), steps[0]) if inside else (scratch, steps[1])
-    multiply_cells(
-        source, cells[0], count, tap, channels, weights, 0, bias, columns, out.reshape(-1), cells[1], residual, add,
-        floor,
-    )  # fmt: skip
-
-
-@njit(nogil=True, error_model="numpy", cache=True)
-def _direct_transposed(
-    x: Float32, place: tuple[int, int, int, int, int], weights: Float32, bias: Float32, stride: int, out: Float32,
-    residual: Float32, add: bool, floor: np.float32, cells: Int64, tap: Int64,
-) -> None:  # fmt: skip
-    """One matrix product for every position inside the kernel."""
-    n, top, bottom, left, right = place
-    _, rows, cols, channels = x.shape
-    columns = out.shape[3]
-    for position in range(stride * stride):
-        r, s = position // stride, position % stride
-        count = 0
-        for i in range(top + (r - top) % stride, bottom, stride):
-            for j in range(left + (s - left) % stride, right, stride):
-                if i // stride < rows and j // stride < cols:
-                    cells[0, count] = ((n * rows + i // stride) * cols + j // stride) * channels
-                    cells[1, count] = ((n * out.shape[1] + i) * out.shape[2] + j) * columns
-                    count += 1
-        multiply_cells(
-            x.reshape(-1), cells[0], count, tap, channels, weights[position], 0, bias, columns, out.reshape(-1),
-            cells[1], residual, add, floor,
-        )  # fmt: skip
-
-
-@njit(nogil=True, error_model="numpy", cache=True)
-def copy_window(
-    x: Float32, n: int, top: int, left: int, height: int, width: int, window: Float32, window_cols: int
-) -> None:
-    """Cells from (top, left) of image n, ``height`` × ``width``, to a flat window; zeros outside the map."""
-    _, rows, cols, channels = x.shape
-    first, last = max(0, -left), min(width, cols - left)
-    for i in range(height):
-        at = i * window_cols * channels
-        if top + i < 0 or top + i >= rows or first >= last:
-            window[at : at + width * channels] = 0
-        else:
-            window[at : at + first * channels] = 0
-            for j in range(first, last):
-                for c in range(channels):
-                    window[at + j * channels + c] = x[n, top + i, left + j, c]
-            window[at + last * channels : at + width * channels] = 0
 
 
 def _run_winograd(
@@ -229,7 +92,7 @@ def _run_winograd(
     )  # fmt: skip
 
 
-@njit(nogil=True, error_model="numpy", parallel=True, cache=True)
+@cpu_kernel(parallel=True)
 def _winograd_cpu(
     x: Float32, index: Int32, size: Pair, tile_stride: Pair, offset: Pair, weights: Float32, bias: Float32,
     nothing: Float32, padding: Pair, out: Float32, residual: Float32, add: bool, floor: np.float32, group: int,
@@ -254,7 +117,7 @@ def _winograd_cpu(
             )  # fmt: skip
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@cpu_kernel()
 def winograd_group(
     x: Float32, places: Int64, patches: int, weights: Float32, bias: Float32, nothing: Float32, padding: Pair,
     out: Float32, residual: Float32, add: bool, floor: np.float32, transformed: Float32, products: Float32,

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from kernels.jit import cpu_kernel
 from kernels.microkernel import LANES, Vectors, multiply_cells, pack_columns
 
 Float32 = NDArray[np.float32]
@@ -45,24 +46,24 @@ def pack_winograd(weights: Float32) -> Float32:
 
 def _input_line(v: Vectors, d: Sequence[Any]) -> list[Any]:
     """Bᵀ times six vectors."""
-    add, subtract, times = v.builder.fadd, v.builder.fsub, v.times
-    even, odd = subtract(d[4], times(d[2], 4)), subtract(d[3], times(d[1], 4))
-    even2, odd2 = subtract(d[4], d[2]), times(subtract(d[3], d[1]), 2)
-    first = add(subtract(times(d[0], 4), times(d[2], 5)), d[4])
-    last = add(subtract(times(d[1], 4), times(d[3], 5)), d[5])
-    return [first, add(even, odd), subtract(even, odd), add(even2, odd2), subtract(even2, odd2), last]
+    even, odd = v.scaled(d[2], -4, d[4]), v.scaled(d[1], -4, d[3])
+    even2, odd2 = v.builder.fsub(d[4], d[2]), v.builder.fsub(d[3], d[1])
+    first = v.scaled(d[0], 4, v.scaled(d[2], -5, d[4]))
+    last = v.scaled(d[1], 4, v.scaled(d[3], -5, d[5]))
+    sums = [v.builder.fadd(even, odd), v.builder.fsub(even, odd)]
+    return [first, *sums, v.scaled(odd2, 2, even2), v.scaled(odd2, -2, even2), last]
 
 
 def _output_line(v: Vectors, m: Sequence[Any]) -> list[Any]:
     """Aᵀ times six vectors."""
-    add, subtract, times = v.builder.fadd, v.builder.fsub, v.times
+    add, subtract = v.builder.fadd, v.builder.fsub
     sum1, difference1 = add(m[1], m[2]), subtract(m[1], m[2])
     sum2, difference2 = add(m[3], m[4]), subtract(m[3], m[4])
     return [
         add(add(m[0], sum1), sum2),
-        add(difference1, times(difference2, 2)),
-        add(sum1, times(sum2, 4)),
-        add(add(difference1, times(difference2, 8)), m[5]),
+        v.scaled(difference2, 2, difference1),
+        v.scaled(sum2, 4, sum1),
+        add(v.scaled(difference2, 8, difference1), m[5]),
     ]
 
 
@@ -145,7 +146,7 @@ def _transform_output_lanes(  # type: ignore[no-untyped-def]
     return signature, generate
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@cpu_kernel()
 def position_pitch(patches: int, channels: int) -> int:
     """Numbers from one position to the next; inside (patches, channels).
 
@@ -154,7 +155,7 @@ def position_pitch(patches: int, channels: int) -> int:
     return patches * channels + LANES
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@cpu_kernel()
 def transform_input(x: Float32, at: int, row_pitch: int, channels: int, v: Float32, slot: int, patches: int) -> None:
     """Bᵀ d B of the window that begins at ``x[at]``, as patch ``slot`` of v, laid out as `position_pitch` says."""
     pitch = position_pitch(patches, channels)
@@ -162,7 +163,7 @@ def transform_input(x: Float32, at: int, row_pitch: int, channels: int, v: Float
         _transform_input_lanes(x, at + c, row_pitch, channels, channels - c, v, slot * channels + c, pitch)
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@cpu_kernel()
 def transform_output(
     m: Float32, slot: int, patches: int, bias: Float32, columns: int, out: Float32, at: int, row_pitch: int,
     rows: int, cols: int, residual: Float32, add: bool, floor: float,
@@ -179,7 +180,7 @@ def transform_output(
         )  # fmt: skip
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@cpu_kernel()
 def multiply_positions(
     v: Float32, u: Float32, nothing: Float32, patches: int, channels: int, columns: int, cells: Int64, m: Float32
 ) -> None:

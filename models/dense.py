@@ -48,7 +48,7 @@ class DenseExecutor:
     def __init__(
         self, network: Network, device: str = "auto", threads: int | None = None, spinning: bool = True
     ) -> None:
-        runtime = _import_onnxruntime()
+        runtime = import_onnxruntime()
         options = runtime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0
@@ -79,7 +79,7 @@ class DenseExecutor:
                 f"expected ['{INPUT_NAME}'] and ['{SCORE_NAME}', '{REGRESSION_NAME}']"
             )
         spec, stride = network.info.grid, network.info.output_stride
-        cells = [spec.rows // stride, spec.cols // stride]
+        cells = [-(-spec.rows // stride), -(-spec.cols // stride)]
         expected = {
             INPUT_NAME: [1, spec.channels, spec.rows, spec.cols],
             SCORE_NAME: [1, 1, *cells],
@@ -106,7 +106,12 @@ class DenseExecutor:
         return score[0, 0], np.ascontiguousarray(regression[0].transpose(1, 2, 0))
 
 
-def _import_onnxruntime() -> Any:
+def import_onnxruntime() -> Any:
+    """The package, or an error that says how to get it.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+    """
     try:
         import onnxruntime
     except ImportError as error:

@@ -1,23 +1,65 @@
-"""Where the computation mask comes from: one function per source, chosen by name in the configuration."""
+"""Where the computation mask comes from: one class per source, chosen by name in the configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.voxelize import EXTRA_CHANNELS, voxelize
 from models.grid import BevSpec
 
 MASK_STRIDE = 8  # grid cells per mask cell, as SBNet's mask network (CVPR 2018, section 4.2)
 
-MaskSource = Callable[[NDArray[np.float32], BevSpec], NDArray[np.float32]]
+Float32 = NDArray[np.float32]
 
 
-def all_cells(grid: NDArray[np.float32], spec: BevSpec) -> NDArray[np.float32]:
-    """Everything is computed: (1, rows / 8, cols / 8) float32 ones."""
-    rows, cols = (-(-cells // MASK_STRIDE) for cells in grid.shape[:2])
-    return np.ones((1, rows, cols), np.float32)
+def mask_shape(spec: BevSpec) -> tuple[int, int]:
+    """Cells of a mask over this grid."""
+    return -(-spec.rows // MASK_STRIDE), -(-spec.cols // MASK_STRIDE)
 
 
-MASK_SOURCES: dict[str, MaskSource] = {"all": all_cells}
+class MaskSource(Protocol):
+    """Says where vehicles can be, for frames on one grid."""
+
+    def __init__(self, spec: BevSpec) -> None:
+        """Makes the buffers for this grid."""
+
+    def __call__(self, points: Float32) -> Float32:
+        """The mask of a frame, (1, rows / 8, cols / 8) float32: compute where it is above 0.
+
+        Args:
+            points: (N, 4) float32, columns x, y, z [m] and intensity, frame of the grid.
+        """
+
+
+class AllCells:
+    """Everything is computed."""
+
+    def __init__(self, spec: BevSpec) -> None:
+        self._mask = np.ones((1, *mask_shape(spec)), np.float32)
+
+    def __call__(self, points: Float32) -> Float32:
+        """Ones."""
+        return self._mask
+
+
+class OccupiedCells:
+    """Where points are: without any, there is nothing to find."""
+
+    def __init__(self, spec: BevSpec) -> None:
+        self._origin = (spec.x_min_m, spec.y_min_m, spec.z_min_m)
+        self._cell_m, self._z_bin_m = spec.cell_m * MASK_STRIDE, spec.z_bin_m
+        self._coarse = np.zeros((*mask_shape(spec), spec.channels), np.float32)
+
+    def __call__(self, points: Float32) -> Float32:
+        """1 where a mask cell holds a point of any height, else 0."""
+        shape = self._coarse.shape
+        coarse = voxelize(points, self._origin, self._cell_m, self._z_bin_m, shape, out=self._coarse)
+        occupancy = coarse.shape[2] - EXTRA_CHANNELS + 2  # height bins and the two out-of-range bins
+        mask: Float32 = coarse[None, :, :, :occupancy].max(axis=3)
+        return mask
+
+
+MASK_SOURCES: dict[str, type[MaskSource]] = {"occupied": OccupiedCells, "all": AllCells}

@@ -1,0 +1,56 @@
+"""How CPU kernels are compiled, and where their machine code is kept between runs.
+
+Numba's own cache forgets a function when its file changes, but not when a function that was inlined into it changes in
+another file. So the cache folder is named after the sources of this whole package: an update never runs old code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+
+
+@cache
+def cache_folder() -> Path:
+    """Where compiled kernels of these sources are kept; ``NUMBA_CACHE_DIR`` moves it."""
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    base = os.environ.get("NUMBA_CACHE_DIR")
+    home = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "roadblocks" / f"kernels-{digest.hexdigest()[:16]}"
+
+
+def is_compiled() -> bool:
+    """Whether an earlier run left compiled kernels, so that this one starts at once."""
+    return any(cache_folder().rglob("*.nbi"))
+
+
+def cpu_kernel(*, parallel: bool = False, inline: bool = False) -> Callable[[Callable[..., Any]], Any]:
+    """Decorator of every CPU kernel: compiled for this CPU at its first call, then cached; it releases the GIL.
+
+    Args:
+        parallel: ``prange`` runs on all threads.
+        inline: the code is put into its callers; such a function has no cache of its own.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_folder())
+        try:
+            return numba.njit(
+                nogil=True,
+                error_model="numpy",
+                cache=not inline,
+                parallel=parallel,
+                inline="always" if inline else "never",
+            )(function)
+        finally:
+            numba.config.CACHE_DIR = before
+
+    return decorate
