@@ -21,12 +21,14 @@ from kernels.nms import nms
 from kernels.reduce_mask import reduce_mask
 from kernels.tiles import ActiveTiles, TileSpec
 from kernels.voxelize import voxelize
+from kernels.workspace import Workspace
 from models.dense import DenseExecutor
 from models.errors import ModelError
 from models.masks import MASK_SOURCES, MASK_STRIDE, mask_shape
 from models.network import Network, load_network
 from models.plan import GRID_TILE
 from models.sparse import TileExecutor
+from models.tuning import load_choices
 
 # Half a millimetre of a cell: what a margin may lack before it takes one more.
 _ROUNDING = 1e-6
@@ -58,7 +60,7 @@ class Pipeline:
         self._executor = _executor(self.network, config, threads)
         self.device = self._executor.device
         self._mask = MASK_SOURCES[config.mask.source](self.spec)
-        self._grid = np.zeros(self.spec.shape, np.float32)
+        self._workspace = Workspace()
         self.tiles = TileSpec.covering((self.spec.rows, self.spec.cols), GRID_TILE)
         self._mask_tiles = self._tiles_with_margin()
 
@@ -105,24 +107,39 @@ class Pipeline:
         if not isinstance(frame, Frame):
             frame = Frame(frame)
         config, spec, clock = self.config, self.spec, StageClock()
-        with clock(Stage.VOXELIZE):
-            points = self._in_view(frame)
-            origin = (spec.x_min_m, spec.y_min_m, spec.z_min_m)
-            grid = voxelize(points, origin, spec.cell_m, spec.z_bin_m, spec.shape, out=self._grid)
-        with clock(Stage.MASK):
-            mask = self._mask(points)
-        with clock(Stage.REDUCE):
-            tiles = ActiveTiles(reduce_mask(mask, self._mask_tiles).index, self.tiles)
+        grid, tiles = self.prepare(frame, clock)
         with clock(Stage.BACKBONE):
             score, regression = self._executor.run(grid, tiles)
         with clock(Stage.DECODE):
-            cell_m = spec.cell_m * self.network.info.output_stride
-            boxes, scores = decode(score, regression, origin[:2], cell_m, config.score, config.nms.max_candidates)
+            origin, cell_m = (spec.x_min_m, spec.y_min_m), spec.cell_m * self.network.info.output_stride
+            limits = (config.score, config.nms.max_candidates)
+            boxes, scores = decode(score, regression, origin, cell_m, *limits, workspace=self._workspace)
         with clock(Stage.NMS):
-            keep = nms(boxes, scores, config.nms.iou, config.nms.max_boxes)
+            keep = nms(boxes, scores, config.nms.iou, config.nms.max_boxes, workspace=self._workspace)
             label = self.network.info.classes[0]
             detections = Detections(boxes[keep], scores[keep], (label,) * len(keep))
         return FrameResult(frame, detections, clock.elapsed_ms, len(tiles), tiles.spec.total)
+
+    def prepare(self, frame: Frame, clock: StageClock | None = None) -> tuple[NDArray[np.float32], ActiveTiles]:
+        """The first half of `detect`, up to the network: the BEV grid and its active tiles.
+
+        Args:
+            frame: the frame.
+            clock: takes the time of the stages.
+
+        Returns:
+            (rows, cols, channels) float32 grid, which the next frame overwrites, and the active tiles.
+        """
+        spec, clock = self.spec, clock or StageClock()
+        with clock(Stage.VOXELIZE):
+            points = self._in_view(frame)
+            origin = (spec.x_min_m, spec.y_min_m, spec.z_min_m)
+            grid = voxelize(points, origin, spec.cell_m, spec.z_bin_m, spec.shape, workspace=self._workspace)
+        with clock(Stage.MASK):
+            mask = self._mask(points)
+        with clock(Stage.REDUCE):
+            tiles = ActiveTiles(reduce_mask(mask, self._mask_tiles, workspace=self._workspace).index, self.tiles)
+        return grid, tiles
 
     def stream(self, source: str | Path | Iterable[Frame | NDArray[np.float32]]) -> Iterator[FrameResult]:
         """Results of every frame of a path, or of an iterable of frames or arrays, in order.
@@ -165,4 +182,4 @@ def _executor(network: Network, config: Config, threads: int | None) -> DenseExe
         return DenseExecutor(network, config.device, threads)
     if config.device == "cuda":
         raise ModelError("device cuda: the tile executor runs on the CPU; expected --execution dense, or --device cpu")
-    return TileExecutor(network, threads=threads)
+    return TileExecutor(network, load_choices(network, threads), threads)

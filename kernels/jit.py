@@ -18,13 +18,17 @@ import numba
 
 @cache
 def cache_folder() -> Path:
-    """Where compiled kernels of these sources are kept; ``NUMBA_CACHE_DIR`` moves it."""
+    """Where compiled kernels of these sources are kept."""
     digest = hashlib.sha256(numba.__version__.encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
-    base = os.environ.get("NUMBA_CACHE_DIR")
-    home = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "roadblocks" / f"kernels-{digest.hexdigest()[:16]}"
+    return cache_home() / f"kernels-{digest.hexdigest()[:16]}"
+
+
+def cache_home() -> Path:
+    """Folder of everything that is kept between runs: ``ROADBLOCKS_CACHE``, else the user's cache folder."""
+    own = os.environ.get("ROADBLOCKS_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "roadblocks"
 
 
 def is_compiled() -> bool:

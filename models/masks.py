@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.voxelize import EXTRA_CHANNELS, voxelize
+from kernels.workspace import Workspace
 from models.grid import BevSpec
 
 MASK_STRIDE = 8  # grid cells per mask cell, as SBNet's mask network (CVPR 2018, section 4.2)
@@ -51,12 +52,12 @@ class OccupiedCells:
     def __init__(self, spec: BevSpec) -> None:
         self._origin = (spec.x_min_m, spec.y_min_m, spec.z_min_m)
         self._cell_m, self._z_bin_m = spec.cell_m * MASK_STRIDE, spec.z_bin_m
-        self._coarse = np.zeros((*mask_shape(spec), spec.channels), np.float32)
+        self._shape = (*mask_shape(spec), spec.channels)
+        self._workspace = Workspace()
 
     def __call__(self, points: Float32) -> Float32:
         """1 where a mask cell holds a point of any height, else 0."""
-        shape = self._coarse.shape
-        coarse = voxelize(points, self._origin, self._cell_m, self._z_bin_m, shape, out=self._coarse)
+        coarse = voxelize(points, self._origin, self._cell_m, self._z_bin_m, self._shape, workspace=self._workspace)
         occupancy = coarse.shape[2] - EXTRA_CHANNELS + 2  # height bins and the two out-of-range bins
         mask: Float32 = coarse[None, :, :, :occupancy].max(axis=3)
         return mask

@@ -31,12 +31,19 @@ class StageChoice:
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One line of the plan."""
+    """One line of the plan.
+
+    Attributes:
+        step: what runs.
+        made: the map that it makes; None for a dense piece.
+        tile_cells: cells of a side of its tiles; None for a dense piece.
+        why: what kept a dense piece off the tiles, else empty.
+    """
 
     step: Step
     made: Map | None
     tile_cells: int | None
-    why: str
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ def _planned(graph: Graph, step: Step, choices: Mapping[int, StageChoice]) -> Pl
         return PlannedStep(step, None, None, step.why)
     made = graph.maps[step.target]
     choice = choices[made.stride]
-    return PlannedStep(step, made, choice.tile_cells, f"stage /{made.stride}")
+    return PlannedStep(step, made, choice.tile_cells)
 
 
 def _fused(graph: Graph, strides: set[int]) -> list[Step]:

@@ -9,6 +9,7 @@ trained densely runs on tiles as it is.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from time import perf_counter
 from typing import Any
 
 import numba
@@ -26,7 +27,7 @@ from models.dense_steps import DenseRunner
 from models.errors import ModelError
 from models.network import INPUT_NAME, REGRESSION_NAME, SCORE_NAME, Network
 from models.plan import GRID_TILE, Plan, StageChoice, make_plan
-from models.steps import ConvStep, DenseStep, PointwiseStep, PoolStep, TileStep, UnitStep
+from models.steps import ConvStep, DenseStep, PointwiseStep, PoolStep, TileStep, UnitStep, step_name
 from models.tile_lists import receptive_tiles, tile_image, tile_spec, tiles_of_map
 
 Float32 = NDArray[np.float32]
@@ -83,7 +84,9 @@ class TileExecutor:
         self._base = {name: self._maps[name].copy() for name in self._tile_cells}
         self._touched = {}
 
-    def run(self, grid: Float32, tiles: ActiveTiles, exact: bool = False) -> tuple[Float32, Float32]:
+    def run(
+        self, grid: Float32, tiles: ActiveTiles, exact: bool = False, step_ms: dict[str, float] | None = None
+    ) -> tuple[Float32, Float32]:
         """Score (rows, cols) and regression (rows, cols, 8) maps, float32, at the output stride.
 
         Both are views of buffers that the next run overwrites.
@@ -93,6 +96,7 @@ class TileExecutor:
             tiles: active tiles of the grid, `GRID_TILE` cells of a side.
             exact: also compute what the active output cells depend on, so that there they equal the dense network;
                 slow, for tests.
+            step_ms: receives the milliseconds of every step, by the map that it makes.
 
         Raises:
             ValueError: if the grid or the tiles do not fit the network.
@@ -108,10 +112,13 @@ class TileExecutor:
             self._restore(lists)
             self._maps[INPUT_NAME] = np.ascontiguousarray(grid)[None]
             for step in self._steps:
+                start = perf_counter()
                 if isinstance(step, DenseStep):
                     self._runners[id(step)].run(self._maps, self._values)
                 else:
                     self._run(step, lists[step.target])
+                if step_ms is not None:
+                    step_ms[step_name(step)] = 1e3 * (perf_counter() - start)
         finally:
             numba.set_num_threads(before)
         return self._maps[SCORE_NAME][0, :, :, 0], self._maps[REGRESSION_NAME][0]

@@ -88,7 +88,7 @@ class UnitStep:
 
     def operations(self, target: Map) -> int:
         """Multiplications and additions of a dense run."""
-        weights = sum(layer.weights.size for layer in self.unit.layers)
+        weights: int = sum(layer.weights.size for layer in self.unit.layers)
         return 2 * target.rows * target.cols * weights
 
 
@@ -175,3 +175,11 @@ class DenseStep:
 
 TileStep = ConvStep | UnitStep | PointwiseStep | PoolStep
 Step = TileStep | DenseStep
+
+
+def step_name(step: Step) -> str:
+    """A name that no other step of a plan has: what it makes."""
+    if isinstance(step, DenseStep):
+        return step.targets[0]
+    channel = getattr(step, "first_channel", 0)
+    return f"{step.target}[{channel}:]" if channel else step.target

@@ -9,7 +9,6 @@ import pytest
 from kernels.tiles import ActiveTiles, TileSpec
 from models.dense import DenseExecutor, cuda_driver_answers
 from models.errors import ModelError
-from models.masks import MASK_SOURCES
 from models.network import NetworkInfo, load_network
 from tests.tiny_network import CAR_SIZE, INFO, SPEC, tiny_model, write_model
 
@@ -114,8 +113,3 @@ def test_metadata_that_does_not_fit_the_network(tmp_path, changes, words):
     path = write_model(tmp_path / "odd.onnx", info=dataclasses.replace(INFO, **changes))
     with pytest.raises(ModelError, match=words):
         DenseExecutor(load_network(path), "cpu")
-
-
-def test_all_cells_cover_the_grid():
-    mask = MASK_SOURCES["all"](np.zeros((704, 801, 2), np.float32), SPEC)
-    assert mask.shape == (1, 88, 101) and mask.dtype == np.float32 and mask.all()

@@ -1,0 +1,157 @@
+"""`roadblocks tune`: measures how each stage of a network runs fastest on this machine, and keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+from rich.table import Table
+
+from detector.cli import messages, results
+from detector.errors import SourceError
+from detector.pipeline import Pipeline
+from detector.sources import open_sources
+from kernels.tiles import ActiveTiles
+from models.errors import MissingExtraError
+from models.network import Network
+from models.plan import StageChoice, default_choice, make_plan, tile_sizes
+from models.sparse import TileExecutor
+from models.steps import DenseStep, UnitStep, step_name
+from models.tuning import save_choices
+
+Frames = Sequence[tuple[NDArray[np.float32], ActiveTiles]]
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Milliseconds of one stage in one way: the mean over frames of each frame's best of some rounds."""
+
+    stride: int
+    choice: StageChoice
+    stage_ms: float
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.option("--config", default="kitti", show_default=True, help="Shipped configuration or a YAML file.")
+@click.option("--frames", type=click.IntRange(1), default=8, show_default=True, help="Frames to measure on.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads. Default: all cores.")
+@click.option("--show", is_flag=True, help="Print the whole sweep.")
+def tune(source: Path, config: str, frames: int, threads: int | None, show: bool) -> None:
+    """Find the fastest tile sizes for this machine.
+
+    Measures every stage of the network on frames of SOURCE with several tile sizes, with residual units fused and not,
+    and densely through onnxruntime where it is installed. `detect` uses the result from then on.
+
+    \b
+    roadblocks tune $KITTI
+    """
+    pipeline = Pipeline.from_config(config, execution="sparse", threads=threads)
+    data = sample_frames(pipeline, source, frames)
+    ways = list(all_ways(pipeline.network))
+    measured = [
+        measure(pipeline.network, stride, choice, data, threads)
+        for stride, choice in track(ways, "measuring", console=messages)
+    ]
+    sweep = [line for line in measured if line is not None]
+    best = best_choices(sweep)
+    if show:
+        results.print(sweep_table(sweep, best))
+    default_ms, tuned_ms = compare(pipeline.network, best, data, threads)
+    path = save_choices(pipeline.network, best, threads)
+    results.print(
+        f"network: {default_ms:.1f} ms with the defaults, {tuned_ms:.1f} ms tuned; mean of {len(data)} frames"
+    )
+    results.print(f"kept in {path}", soft_wrap=True)
+
+
+def sample_frames(pipeline: Pipeline, source: Path, count: int) -> Frames:
+    """Grids and active tiles of frames spread over a source.
+
+    Raises:
+        SourceError: if the source has no frames.
+    """
+    files = [file for opened in open_sources([source]) for file in opened.frames]
+    if not files:
+        raise SourceError(f"{source}: holds no frames, expected some to measure on")
+    chosen = [files[i] for i in np.linspace(0, len(files) - 1, min(count, len(files))).astype(int)]
+    prepared = (pipeline.prepare(file.load()) for file in chosen)
+    return [(grid.copy(), tiles) for grid, tiles in prepared]
+
+
+def all_ways(network: Network) -> Iterator[tuple[int, StageChoice]]:
+    """Every stage in every way that is worth a try."""
+    plain = make_plan(network)
+    strides = {line.made.stride for line in plain.steps if line.made is not None}
+    for stride in sorted(strides):
+        fused = make_plan(network, {stride: StageChoice(default_choice(stride).tile_cells, fuse_units=True)})
+        units = any(isinstance(line.step, UnitStep) for line in fused.steps)
+        for size in tile_sizes(stride):
+            yield from ((stride, StageChoice(size, fuse_units=fuse)) for fuse in ((False, True) if units else (False,)))
+        yield stride, StageChoice(default_choice(stride).tile_cells, dense=True)
+
+
+def measure(
+    network: Network, stride: int, choice: StageChoice, frames: Frames, threads: int | None
+) -> Measurement | None:
+    """One stage in one way, the others by default; None if it would need onnxruntime and that is not installed."""
+    try:
+        executor = TileExecutor(network, {stride: choice}, threads)
+    except MissingExtraError:
+        return None
+    mine = {
+        step_name(line.step)
+        for line in executor.plan.steps
+        if (line.made.stride == stride if line.made is not None else isinstance(line.step, DenseStep))
+    }
+    best = np.full(len(frames), np.inf)
+    for _ in range(ROUNDS):
+        for number, (grid, tiles) in enumerate(frames):
+            times: dict[str, float] = {}
+            executor.run(grid, tiles, step_ms=times)
+            best[number] = min(best[number], sum(ms for name, ms in times.items() if name in mine))
+    return Measurement(stride, choice, float(best.mean()))
+
+
+def best_choices(sweep: Sequence[Measurement]) -> dict[int, StageChoice]:
+    """The fastest way of every stage; the first of equals, which is the smaller tile."""
+    best: dict[int, Measurement] = {}
+    for line in sweep:
+        if line.stride not in best or line.stage_ms < best[line.stride].stage_ms:
+            best[line.stride] = line
+    return {stride: line.choice for stride, line in best.items()}
+
+
+def compare(
+    network: Network, choices: Mapping[int, StageChoice], frames: Frames, threads: int | None
+) -> tuple[float, float]:
+    """Milliseconds of the whole network with the defaults and tuned, measured in turn."""
+    executors = [TileExecutor(network, None, threads), TileExecutor(network, choices, threads)]
+    best = np.full((2, len(frames)), np.inf)
+    for _ in range(ROUNDS):
+        for which, executor in enumerate(executors):
+            for number, (grid, tiles) in enumerate(frames):
+                times: dict[str, float] = {}
+                executor.run(grid, tiles, step_ms=times)
+                best[which, number] = min(best[which, number], sum(times.values()))
+    default_ms, tuned_ms = best.mean(axis=1)
+    return float(default_ms), float(tuned_ms)
+
+
+def sweep_table(sweep: Sequence[Measurement], best: Mapping[int, StageChoice]) -> Table:
+    """All measurements; the chosen ones are marked."""
+    table = Table("stage", "tile", "residual units", "runs", "ms", "", title="Milliseconds per stage")
+    for line in sweep:
+        choice = line.choice
+        size = "" if choice.dense else f"{choice.tile_cells}×{choice.tile_cells}"
+        units = "" if choice.dense else "fused" if choice.fuse_units else "step by step"
+        chosen = "chosen" if best[line.stride] == choice else "default" if choice == default_choice(line.stride) else ""
+        runs = "densely" if choice.dense else "on tiles"
+        table.add_row(f"/{line.stride}", size, units, runs, f"{line.stage_ms:.2f}", chosen)
+    return table
