@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -178,28 +179,39 @@ def detect(
 @click.argument("predictions", type=click.Path(path_type=Path))
 @click.argument("labels", type=click.Path(path_type=Path))
 @click.option("--split", type=click.Path(path_type=Path), help="File that lists the frame ids to count.")
+@click.option("--against", type=click.Path(path_type=Path), help="Other predictions of the same frames, to compare.")
 @click.option("--json", "json_file", help="Write the result as JSON; - is stdout.")
-def evaluate(predictions: Path, labels: Path, split: Path | None, json_file: str | None) -> None:
+def evaluate(predictions: Path, labels: Path, split: Path | None, against: Path | None, json_file: str | None) -> None:
     """Average precision by the official KITTI protocol: 2D, BEV and 3D, 11 and 40 recall points.
 
     PREDICTIONS is an output folder of `detect` or its label_2, LABELS a folder of KITTI label files.
 
     \b
     roadblocks evaluate out $KITTI/training/label_2 --split $KITTI/ImageSets/val.txt
+    roadblocks evaluate sparse drive --against dense
     """
-    from detector.evaluate import evaluate_folders, result_table
+    from detector.evaluate import evaluate_folders, read_folders, result_table
+    from detector.paired import difference_table, paired_difference
 
     report = evaluate_folders(predictions, labels, split)
+    values: dict[str, Any] = dict(report.average_precision)
+    tables = [result_table(report)]
+    if against is not None:
+        found, other = (read_folders(folder, labels, split) for folder in (predictions, against))
+        metrics = ("bev", "3d", "bev_50", "3d_50")
+        differences = {name: paired_difference(found[2], other[2], found[3], name) for name in metrics}
+        values["difference"] = {name: asdict(difference) for name, difference in differences.items()}
+        tables.append(difference_table(differences))
     if json_file != "-":
-        results.print(result_table(report))
+        results.print(*tables)
     if json_file:
-        _write_json(json_file, report.average_precision)
+        _write_json(json_file, values)
 
 
 def _start_up_message() -> str:
     from kernels.jit import is_compiled
 
-    return "loading the network …" if is_compiled() else "compiling kernels for this machine, once: about a minute …"
+    return "loading the network …" if is_compiled() else "compiling kernels for this machine, once: about half a minute …"
 
 
 class RateColumn(ProgressColumn):

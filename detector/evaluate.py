@@ -60,10 +60,10 @@ def evaluate(predictions: Sequence[KittiLabels], labels: Sequence[KittiLabels]) 
         ValueError: if the lengths differ.
         LabelError: if a detection has no score.
     """
-    pairs = _pairs(predictions, labels)
+    pairs = frame_pairs(predictions, labels)
     result: AveragePrecision = {}
     for name, metric in METRICS.items():
-        precisions = {key: _precisions(pairs, metric, difficulty) for key, difficulty in DIFFICULTIES.items()}
+        precisions = {key: precisions_at_recalls(pairs, metric, difficulty) for key, difficulty in DIFFICULTIES.items()}
         result[name] = {
             "R11": {key: 100 * float(precision[::4].mean()) for key, precision in precisions.items()},
             "R40": {key: 100 * float(precision[1:].mean()) for key, precision in precisions.items()},
@@ -88,7 +88,7 @@ def best_f1_score(
     Returns:
         The score and the F1 in 0..1 of the detections with at least that score; (0, 0) if none is right.
     """
-    pairs = _pairs(predictions, labels)
+    pairs = frame_pairs(predictions, labels)
     # Between two scores of true positives a higher threshold only drops false ones.
     chosen = METRICS[metric], DIFFICULTIES[difficulty]
     scores = np.unique(_positive_scores(pairs, *chosen))
@@ -100,7 +100,7 @@ def best_f1_score(
     return float(scores[best]), float(f1[best])
 
 
-def _pairs(predictions: Sequence[KittiLabels], labels: Sequence[KittiLabels]) -> list[FramePair]:
+def frame_pairs(predictions: Sequence[KittiLabels], labels: Sequence[KittiLabels]) -> list[FramePair]:
     """Predictions and labels of the same frames, with their overlaps."""
     if len(predictions) != len(labels):
         raise ValueError(f"{len(predictions)} frames of predictions, {len(labels)} of labels; expected one each")
@@ -131,7 +131,7 @@ def _counts(pairs: list[FramePair], metric: Metric, difficulty: Difficulty, thre
     return counts
 
 
-def _precisions(pairs: list[FramePair], metric: Metric, difficulty: Difficulty) -> Float64:
+def precisions_at_recalls(pairs: list[FramePair], metric: Metric, difficulty: Difficulty) -> Float64:
     """(41,) float64 precision in 0..1 at rising recall: the best from there on, 0 beyond the last recall."""
     num_objects = sum(int((~pair.truth_ignored(difficulty)).sum()) for pair in pairs)
     thresholds = recall_thresholds(_positive_scores(pairs, metric, difficulty), num_objects)
@@ -179,6 +179,18 @@ def evaluate_folders(predictions: Path, labels: Path, split: Path | None = None)
         LabelError: if a folder is missing or empty, a file is broken, a detection has no score, the split
             names a frame without labels, or no frame has both.
     """
+    frame_ids, missing_ids, found, truth = read_folders(predictions, labels, split)
+    return EvaluationReport(frame_ids, missing_ids, evaluate(found, truth))
+
+
+def read_folders(
+    predictions: Path, labels: Path, split: Path | None = None
+) -> tuple[tuple[str, ...], tuple[str, ...], list[KittiLabels], list[KittiLabels]]:
+    """The frames of `evaluate_folders`, which says what is raised.
+
+    Returns:
+        Ids of the frames, ids of those without predictions, and predictions and labels of all of them.
+    """
     found_files, label_files = _label_files(predictions), _label_files(labels)
     frame_ids = tuple(sorted(label_files)) if split is None else _read_split(split, label_files, labels)
     missing_ids = tuple(frame_id for frame_id in frame_ids if frame_id not in found_files)
@@ -193,8 +205,7 @@ def evaluate_folders(predictions: Path, labels: Path, split: Path | None = None)
             found[frame_id] = read_labels(found_files[frame_id])
             _check_scores(found[frame_id], str(found_files[frame_id]))
     truth = [read_labels(label_files[frame_id]) for frame_id in frame_ids]
-    result = evaluate([found[frame_id] for frame_id in frame_ids], truth)
-    return EvaluationReport(frame_ids, missing_ids, result)
+    return frame_ids, missing_ids, [found[frame_id] for frame_id in frame_ids], truth
 
 
 def _label_files(folder: Path) -> dict[str, Path]:

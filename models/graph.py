@@ -190,6 +190,8 @@ def _conv(reader: _Reader, node: Any, values: dict[str, Any]) -> None:
     if weights.ndim != 4:
         raise NotTileable(f"weights of shape {weights.shape}")
     source = reader.map_of(node.input[0])
+    if values.get("group", 1) == 1 and weights.shape[1] != source.channels:
+        raise NotTileable(f"weights for {weights.shape[1]} channels on a map of {source.channels}")
     stride, padding = _geometry(values, weights.shape[2:], same=True)
     made = reader.new_map(node, source.stride * stride)
     bias = reader.constant(node.input[2]) if len(node.input) > 2 else np.zeros(len(weights), np.float32)
@@ -200,6 +202,8 @@ def _conv(reader: _Reader, node: Any, values: dict[str, Any]) -> None:
 def _conv_transpose(reader: _Reader, node: Any, values: dict[str, Any]) -> None:
     weights = reader.constant(node.input[1])
     source = reader.map_of(node.input[0])
+    if weights.ndim != 4 or weights.shape[0] != source.channels:
+        raise NotTileable(f"weights of shape {weights.shape} on a map of {source.channels} channels")
     stride, padding = _geometry(values, weights.shape[2:], same=False)
     if weights.shape[2:] != (stride, stride) or any(values.get("pads", [0])) or any(values.get("output_padding", [0])):
         raise NotTileable(f"transposed kernel {weights.shape[2:]} with stride {stride} and padding {padding}")
@@ -213,6 +217,8 @@ def _conv_transpose(reader: _Reader, node: Any, values: dict[str, Any]) -> None:
 
 def _batch_norm(reader: _Reader, node: Any, values: dict[str, Any]) -> None:
     gamma, beta, mean, variance = (reader.constant(name) for name in node.input[1:5])
+    if {part.shape for part in (gamma, beta, mean, variance)} != {(reader.map_of(node.input[0]).channels,)}:
+        raise NotTileable("normalises another number of channels than the map has")
     scale = (gamma / np.sqrt(variance + np.float32(values.get("epsilon", 1e-5)))).astype(np.float32)
     shift = (beta - mean * scale).astype(np.float32)
     before = reader.maker(node.input[0], ConvStep)

@@ -64,7 +64,8 @@ class ConvStep:
         """Multiplications and additions of a dense run."""
         rows, cols, channels, columns = self.filters.weights.shape
         taps = 1 if self.filters.transposed else rows * cols
-        return 2 * target.rows * target.cols * taps * channels * columns
+        total: int = 2 * target.rows * target.cols * taps * channels * columns
+        return total
 
 
 @dataclass(frozen=True, eq=False)

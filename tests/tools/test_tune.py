@@ -1,0 +1,66 @@
+"""`roadblocks tune` and `roadblocks models` on a network small enough to measure in a second."""
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from detector.models_command import models
+from models.network import load_network
+from models.plan import StageChoice
+from models.tuning import load_choices
+from tests.tiny_network import patch_points, write_model
+from tools.tune import Measurement, all_ways, best_choices, tune
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROADBLOCKS_CACHE", str(tmp_path / "cache"))
+    model = write_model(tmp_path / "tiny.onnx")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(f"model: {model}\n")
+    for number in range(3):
+        patch_points(row=number % 2).tofile(tmp_path / f"{number}.bin")
+    return path
+
+
+def test_tune_measures_and_keeps(config, tmp_path):
+    done = CliRunner().invoke(tune, [str(tmp_path), "--config", str(config), "--frames", "2", "--show"])
+    assert done.exit_code == 0, done.output
+    assert "chosen" in done.output and "2 frames" in done.output and "densely" in done.output
+    choices = load_choices(load_network(tmp_path / "tiny.onnx"))
+    assert set(choices) == {4} and choices[4].tile_cells in (4, 8, 16, 32)
+
+
+def test_every_stage_is_tried_in_several_sizes_and_densely():
+    ways = list(all_ways(load_network("kitti")))
+    assert {stride for stride, _ in ways} == {2, 4, 8, 16}
+    sizes = [choice.tile_cells for stride, choice in ways if stride == 4 and not choice.dense and choice.fuse_units]
+    assert sizes == [4, 8, 16, 32]
+    assert sum(choice.dense for _, choice in ways) == 4
+
+
+def test_the_fastest_wins_and_of_equals_the_first():
+    lines = [(2, 8, 3.0), (2, 16, 2.0), (2, 32, 2.0), (4, 4, 1.0)]
+    sweep = [Measurement(stride, StageChoice(size), ms) for stride, size, ms in lines]
+    assert best_choices(sweep) == {2: StageChoice(16), 4: StageChoice(4)}
+
+
+def test_a_source_without_frames_is_one_clear_line(config, tmp_path):
+    (tmp_path / "none").mkdir()
+    done = CliRunner().invoke(tune, [str(tmp_path / "none"), "--config", str(config)])
+    assert done.exit_code != 0 and "none" in str(done.exception or done.output)
+
+
+def test_models_show_prints_the_plan(config, tmp_path):
+    done = CliRunner().invoke(models, ["show", str(tmp_path / "tiny.onnx")])
+    assert done.exit_code == 0, done.output
+    assert "conv 4×4 /4" in done.output and "on tiles" in done.output and "defaults" in done.output
+    done = CliRunner().invoke(models, ["list"])
+    assert "kitti" in done.output and "non-commercial" in " ".join(done.output.split()).replace("│", "")
+
+
+def test_models_show_of_nothing_is_one_clear_line(tmp_path):
+    done = CliRunner().invoke(models, ["show", str(tmp_path / "nosuch.onnx")])
+    assert done.exit_code == 2 and np.size(done.output.splitlines()) <= 1
