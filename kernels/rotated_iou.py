@@ -1,26 +1,36 @@
-"""Rotated IoU: how much two sets of rectangles in one plane overlap.
+"""`rotated_iou`: how much two sets of rectangles in one plane overlap.
 
-``iou[i, j] = area(A_i ∩ B_j) / (area(A_i) + area(B_j) - area(A_i ∩ B_j))``, and 0 where A_i ∩ B_j is empty.
+Equation::
+
+    iou[i, j] = area(A_i ∩ B_j) / (area(A_i) + area(B_j) - area(A_i ∩ B_j))        0 where A_i ∩ B_j is empty
 
 A rectangle is ``x, y`` of its centre, length along its heading, width across it, and the heading's angle
 from x towards y. The intersection of two rectangles is convex: one is clipped by the four sides of the other
 (Sutherland and Hodgman, "Reentrant polygon clipping", CACM 1974) and the shoelace formula gives its area.
+Everything is computed in float64: the area is a difference of products of coordinates.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from kernels.checks import check_array
+from kernels.jit import cpu_kernel
+from kernels.launch import THREADS, blocks, cuda, new_array, on_device
+from kernels.op import Close, CudaKernel, Op
+from kernels.workspace import Workspace
 
 Float64 = NDArray[np.float64]
 
 RECTANGLE_COLUMNS = 5
 # Clipping n vertices keeps the k inside and adds at most 2 * min(k, n - k) crossings: at most 1.5 n, whatever
 # the rounding. Four sides make that 6, 9, 13, 19. Exact arithmetic would need 8.
-_MAX_VERTICES = 19
+SCRATCH_SHAPE = (2, 19, 2)  # float64: x, y of the vertices before and after a side has clipped them
 
 
 def rotated_iou_reference(boxes_a: NDArray[np.floating], boxes_b: NDArray[np.floating]) -> Float64:
@@ -60,91 +70,24 @@ def _clip_reference(polygon: Float64, start: Float64, end: Float64) -> Float64:
     return np.array(kept).reshape(-1, 2)
 
 
-def rotated_iou(boxes_a: NDArray[np.floating], boxes_b: NDArray[np.floating]) -> Float64:
-    """Intersection over union of every rectangle of ``boxes_a`` with every one of ``boxes_b``.
+def _place(dx: Any, dy: Any, turn: Any, yaw_b: Any, length: Any, width: Any, polygon: Any) -> None:
+    """Corners of a rectangle a in the frame of b, where b's sides are x = ±length/2 and y = ±width/2.
 
-    Args:
-        boxes_a: (N, 5) float32 or float64, columns x, y, length, width [m], yaw [rad], all in one plane.
-        boxes_b: (M, 5), likewise.
-
-    Returns:
-        (N, M) float64 in [0, 1]; 0 for rectangles without area.
-
-    Raises:
-        ValueError: if a shape is not (N, 5).
-        TypeError: if a dtype is neither float32 nor float64.
+    So large coordinates do not cancel, and a side costs one comparison. ``turn`` is a's heading seen from b's.
     """
-    return _rotated_iou_cpu(_checked("boxes_a", boxes_a), _checked("boxes_b", boxes_b))  # type: ignore[no-any-return]
-
-
-def _checked(name: str, boxes: NDArray[np.floating]) -> Float64:
-    """The rectangles as contiguous float64, refused if they are of another shape or type."""
-    if boxes.ndim != 2 or boxes.shape[1] != RECTANGLE_COLUMNS:
-        raise ValueError(f"{name} has shape {boxes.shape}, expected (N, {RECTANGLE_COLUMNS}): x, y, length, width, yaw")
-    if boxes.dtype not in (np.float32, np.float64):
-        raise TypeError(f"{name} is {boxes.dtype}, expected float32 or float64")
-    return np.ascontiguousarray(boxes, np.float64)
-
-
-@njit(cache=True, nogil=True)
-def _rotated_iou_cpu(boxes_a: Float64, boxes_b: Float64) -> Float64:
-    iou = np.empty((len(boxes_a), len(boxes_b)))
-    for row in range(len(boxes_a)):
-        for col in range(len(boxes_b)):
-            iou[row, col] = rotated_pair_iou(boxes_a[row], boxes_b[col])
-    return iou
-
-
-@njit(cache=True, nogil=True)
-def rotated_pair_iou(a: Float64, b: Float64) -> float:
-    """IoU in [0, 1] of two rectangles (5,) float64, columns as in `rotated_iou`; for use inside kernels."""
-    shared = rotated_intersection(a, b)
-    return shared / (a[2] * a[3] + b[2] * b[3] - shared) if shared > 0.0 else 0.0
-
-
-@njit(cache=True, nogil=True)
-def rotated_intersection(a: Float64, b: Float64) -> float:
-    """Area [m²] that two rectangles (5,) float64 share, columns as in `rotated_iou`; for use inside kernels.
-
-    At most the smaller area, 0 if a size is not positive or a number is not finite.
-    """
-    dx, dy = a[0] - b[0], a[1] - b[1]
-    if min(a[2], a[3], b[2], b[3]) <= 0.0:
-        return 0.0
-    # Circles around the rectangles that do not meet rule out nearly every pair for a few multiplications.
-    reach = math.hypot(a[2], a[3]) + math.hypot(b[2], b[3])
-    if 4.0 * (dx * dx + dy * dy) >= reach * reach:
-        return 0.0
-
-    # Corners of a in the frame of b, where b's sides are x = ±length/2 and y = ±width/2: no cancellation
-    # of large coordinates, and a side costs one comparison.
-    cos_b, sin_b = math.cos(b[4]), math.sin(b[4])
-    cos, sin = math.cos(a[4] - b[4]), math.sin(a[4] - b[4])
-    centre_x, centre_y = cos_b * dx + sin_b * dy, cos_b * dy - sin_b * dx
-    polygon, clipped = np.empty((_MAX_VERTICES, 2)), np.empty((_MAX_VERTICES, 2))
+    cos, sin = math.cos(yaw_b), math.sin(yaw_b)
+    x, y = cos * dx + sin * dy, cos * dy - sin * dx
+    cos, sin = math.cos(turn), math.sin(turn)
     for corner in range(4):
-        along = a[2] / 2 if corner in (0, 3) else -a[2] / 2
-        across = a[3] / 2 if corner < 2 else -a[3] / 2
-        polygon[corner, 0] = centre_x + cos * along - sin * across
-        polygon[corner, 1] = centre_y + sin * along + cos * across
-    count = 4
-    for axis in range(2):
-        for sign in (1.0, -1.0):
-            count = _clip(polygon, count, axis, sign, b[2 + axis] / 2, clipped)
-            polygon, clipped = clipped, polygon
-
-    twice_area = 0.0
-    for index in range(count):
-        after = index + 1 if index + 1 < count else 0
-        twice_area += polygon[index, 0] * polygon[after, 1] - polygon[after, 0] * polygon[index, 1]
-    # Rounding may end above the smaller area, or below zero for a sliver; NaN fails the comparison too.
-    return min(twice_area / 2, a[2] * a[3], b[2] * b[3]) if twice_area > 0.0 else 0.0
+        along = length / 2 if corner == 0 or corner == 3 else -length / 2
+        across = width / 2 if corner < 2 else -width / 2
+        polygon[corner, 0] = x + cos * along - sin * across
+        polygon[corner, 1] = y + sin * along + cos * across
 
 
-@njit(cache=True, nogil=True)
-def _clip(polygon: Float64, count: int, axis: int, sign: float, limit: float, clipped: Float64) -> int:
+def _clip(polygon: Any, count: Any, axis: Any, sign: Any, limit: Any, clipped: Any) -> Any:
     """Writes the part of ``polygon`` (its first ``count`` vertices) with ``sign * vertex[axis] <= limit``."""
-    kept = 0
+    kept, other = 0, 1 - axis
     for index in range(count):
         before = index - 1 if index > 0 else count - 1
         inside = limit - sign * polygon[index, axis]
@@ -152,10 +95,139 @@ def _clip(polygon: Float64, count: int, axis: int, sign: float, limit: float, cl
         if inside * inside_before < 0.0:
             share = inside_before / (inside_before - inside)
             clipped[kept, axis] = sign * limit
-            other = 1 - axis
             clipped[kept, other] = polygon[before, other] + share * (polygon[index, other] - polygon[before, other])
             kept += 1
         if inside >= 0.0:
             clipped[kept, 0], clipped[kept, 1] = polygon[index, 0], polygon[index, 1]
             kept += 1
     return kept
+
+
+def _twice_area(polygon: Any, count: Any) -> Any:
+    total = 0.0
+    for index in range(count):
+        after = index + 1 if index + 1 < count else 0
+        total += polygon[index, 0] * polygon[after, 1] - polygon[after, 0] * polygon[index, 1]
+    return total
+
+
+def _compiled(jit: Any) -> tuple[Any, Any]:
+    """Shared area and IoU of two rectangles, compiled by ``jit``: one source for the CPU and for CUDA."""
+    place, clip, twice_area = jit(_place), jit(_clip), jit(_twice_area)
+
+    @jit
+    def intersection(a: Any, b: Any, scratch: Any) -> Any:
+        dx, dy = np.float64(a[0]) - np.float64(b[0]), np.float64(a[1]) - np.float64(b[1])
+        length, width = np.float64(a[2]), np.float64(a[3])
+        smaller = min(length * width, np.float64(b[2]) * np.float64(b[3]))
+        if min(a[2], a[3], b[2], b[3]) <= 0.0:
+            return 0.0
+        # Circles around the rectangles that do not meet rule out nearly every pair for a few multiplications:
+        # diagonals p and q of them have (p + q)² <= 2 (p² + q²).
+        squares = length * length + width * width + np.float64(b[2]) * b[2] + np.float64(b[3]) * b[3]
+        if 2.0 * (dx * dx + dy * dy) >= squares:
+            return 0.0
+        yaw_b = np.float64(b[4])
+        place(dx, dy, np.float64(a[4]) - yaw_b, yaw_b, length, width, scratch[0])
+        count = 4
+        for side in range(4):
+            axis, now = side // 2, side % 2
+            count = clip(scratch[now], count, axis, 1.0 - 2.0 * now, np.float64(b[2 + axis]) / 2, scratch[1 - now])
+        area = twice_area(scratch[0], count) / 2
+        # Rounding may end above the smaller area, or below zero for a sliver; NaN fails the comparison too.
+        return min(area, smaller) if area > 0.0 else 0.0
+
+    @jit
+    def pair_iou(a: Any, b: Any, scratch: Any) -> Any:
+        shared = intersection(a, b, scratch)
+        union = np.float64(a[2]) * np.float64(a[3]) + np.float64(b[2]) * np.float64(b[3]) - shared
+        return shared / union if shared > 0.0 else 0.0
+
+    return intersection, pair_iou
+
+
+# For use inside kernels: (a, b, scratch), two rectangles (5,) float32 or float64, and SCRATCH_SHAPE float64 that they
+# overwrite. The area [m²] is at most the smaller one, the IoU in [0, 1]; both are 0 if a size is not positive or a
+# number is not finite.
+intersection_cpu, pair_iou_cpu = _compiled(cpu_kernel(inline=True))
+intersection_cuda, pair_iou_cuda = _compiled(cuda.jit(device=True, inline="always"))
+
+
+@cpu_kernel()
+def rotated_intersection(a: Float64, b: Float64) -> float:
+    """Area [m²] that two rectangles (5,) share, as `intersection_cpu`, with scratch of its own; inside kernels."""
+    area: float = intersection_cpu(a, b, np.empty(SCRATCH_SHAPE))
+    return area
+
+
+@cpu_kernel()
+def _rotated_iou_cpu(boxes_a: Float64, boxes_b: Float64, scratch: Float64, iou: Float64) -> None:
+    for row in range(len(boxes_a)):
+        for col in range(len(boxes_b)):
+            iou[row, col] = pair_iou_cpu(boxes_a[row], boxes_b[col], scratch)
+
+
+@cuda.jit
+def _rotated_iou_cuda(boxes_a: Any, boxes_b: Any, iou: Any) -> None:
+    """One pair per thread."""
+    scratch = cuda.local.array(SCRATCH_SHAPE, np.float64)
+    cols = boxes_b.shape[0]
+    for pair in range(cuda.grid(1), boxes_a.shape[0] * cols, cuda.gridsize(1)):
+        iou[pair // cols, pair % cols] = pair_iou_cuda(boxes_a[pair // cols], boxes_b[pair % cols], scratch)
+
+
+def rotated_iou(boxes_a: Any, boxes_b: Any, out: Any | None = None, workspace: Workspace | None = None) -> Any:
+    """Intersection over union of every rectangle of ``boxes_a`` with every one of ``boxes_b``.
+
+    Args:
+        boxes_a: (N, 5) float32 or float64, columns x, y, length, width [m], yaw [rad], all in one plane.
+        boxes_b: (M, 5), likewise.
+        out: (N, M) float64 to write into; None makes a new one.
+        workspace: scratch for the CPU; None makes a new one.
+
+    Returns:
+        (N, M) float64 in [0, 1], where the boxes are; 0 for rectangles without area.
+
+    Raises:
+        ValueError: if a shape is not (N, 5), or out does not fit.
+        TypeError: if a dtype is neither float32 nor float64, out is not float64, or arrays are not in one place.
+    """
+    device = on_device(boxes_a, boxes_b) if out is None else on_device(boxes_a, boxes_b, out)
+    for name, boxes in (("boxes_a", boxes_a), ("boxes_b", boxes_b)):
+        check_array(name, boxes, [np.float32, np.float64], ("N", RECTANGLE_COLUMNS))
+    shape = (boxes_a.shape[0], boxes_b.shape[0])
+    if out is None:
+        out = new_array(shape, np.float64, device)
+    check_array("out", out, np.float64, shape)
+    if device:
+        _rotated_iou_cuda[blocks(), THREADS](boxes_a, boxes_b, out)
+        return out
+    scratch = (workspace or Workspace()).array("rotated_iou.scratch", SCRATCH_SHAPE, np.float64)
+    # One type and layout: Numba compiles anew for every other.
+    boxes_a, boxes_b = (np.ascontiguousarray(boxes, np.float64) for boxes in (boxes_a, boxes_b))
+    _rotated_iou_cpu(boxes_a, boxes_b, scratch, out)
+    return out
+
+
+def _make_inputs(rng: np.random.Generator, scale: str) -> Mapping[str, Any]:
+    """Cars of all headings, crowded: about every sixth pair of the small input overlaps."""
+    count, side_m = (8, 12) if scale == "small" else (500, 80)
+    low, high = (0, 0, 3.5, 1.5, -np.pi), (side_m, side_m, 5, 2, np.pi)
+    boxes_a, boxes_b = (rng.uniform(low, high, (count, RECTANGLE_COLUMNS)).astype(np.float32) for _ in range(2))
+    return {"boxes_a": boxes_a, "boxes_b": boxes_b}
+
+
+OPS = (
+    Op(
+        name="rotated_iou",
+        function=rotated_iou,
+        reference=rotated_iou_reference,
+        make_inputs=_make_inputs,
+        equality=Close(1e-9, "the reference clips in other coordinates, so float64 rounds along another path"),
+        cuda=tuple(
+            CudaKernel(_rotated_iou_cuda, f"void({boxes}, {boxes}, float64[:,::1])", float64=True)
+            for boxes in ("float32[:,::1]", "float64[:,::1]")
+        ),
+        summary="intersection over union of every two rotated rectangles",
+    ),
+)

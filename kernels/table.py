@@ -2,7 +2,33 @@
 
 from __future__ import annotations
 
-from kernels import residual_unit, sparse_gather, sparse_scatter, tile_conv
+from kernels import (
+    decode,
+    nms,
+    reduce_mask,
+    residual_unit,
+    restore_tiles,
+    rotated_iou,
+    sparse_gather,
+    sparse_scatter,
+    tile_conv,
+    tile_max_pool,
+    tile_pointwise,
+    voxelize,
+)
 from kernels.op import Op
 
-OPS: tuple[Op, ...] = (*sparse_gather.OPS, *sparse_scatter.OPS, *tile_conv.OPS, *residual_unit.OPS)
+OPS: tuple[Op, ...] = (
+    *voxelize.OPS,
+    *reduce_mask.OPS,
+    *restore_tiles.OPS,
+    *sparse_gather.OPS,
+    *sparse_scatter.OPS,
+    *tile_conv.OPS,
+    *residual_unit.OPS,
+    *tile_pointwise.OPS,
+    *tile_max_pool.OPS,
+    *decode.OPS,
+    *rotated_iou.OPS,
+    *nms.OPS,
+)

@@ -5,8 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.nms import nms, nms_reference
+from kernels.decode import decode
+from kernels.launch import to_device
+from kernels.nms import BEV_COLUMNS, nms, nms_reference
 from kernels.rotated_iou import rotated_iou
+from kernels.workspace import Workspace
 
 
 def row_of_cars(*x_m):
@@ -84,11 +87,59 @@ def test_agrees_with_the_reference_and_keeps_its_promise(seed, count, iou_thresh
     boxes = rng.uniform([0, 0, -2, 3, 1.5, 1, -7], [10, 10, 0, 5, 2.5, 2, 7], (count, 7)).astype(np.float32)
     scores = rng.integers(0, 5, count) / 4
     kept = run(boxes, scores, iou_threshold, max_boxes)
-    bev = boxes[kept][:, [0, 1, 3, 4, 6]]
+    bev = boxes[kept][:, BEV_COLUMNS]
     overlap = rotated_iou(bev, bev)
     assert (overlap[~np.eye(len(kept), dtype=bool)] <= iou_threshold).all()
     assert len(kept) <= max_boxes
     assert sorted(scores[kept], reverse=True) == scores[kept].tolist()
+
+
+def test_nan_scores_come_last():
+    assert run(row_of_cars(0, 1, 20, 40), [np.nan, 0.1, np.nan, 0.2]) == [3, 1, 2]
+
+
+@pytest.mark.simulator
+def test_nan_scores_come_last_on_the_device():
+    boxes, scores = row_of_cars(0, 1, 20, 40, 41), np.array([np.nan, 0.1, np.nan, 0.2, 0.2], np.float32)
+    assert nms(to_device(boxes), to_device(scores), 0.1, 9).to_host().tolist() == [3, 1, 2]
+
+
+def test_boxes_of_any_layout():
+    rng = np.random.default_rng(0)
+    wide = rng.uniform(0, 6, (40, 14)).astype(np.float32)
+    scores = rng.random(80).astype(np.float32)[::2]
+    boxes = wide[:, ::2]
+    expected = nms_reference(boxes, scores, 0.3, 50)
+    assert 1 < len(expected) < 40 and np.array_equal(nms(boxes, scores, 0.3, 50), expected)
+    assert np.array_equal(nms(np.asfortranarray(boxes), scores, 0.3, 50), expected)
+
+
+def test_a_workspace_keeps_the_result_until_the_next_call():
+    workspace, scores = Workspace(), np.array([0.3, 0.9, 0.8], np.float32)
+    assert nms(row_of_cars(0, 1, 20), scores, 0.1, 9, workspace=workspace).tolist() == [1, 2]
+    allocations = workspace.allocations
+    assert nms(row_of_cars(0, 10, 20), scores, 0.1, 9, workspace=workspace).tolist() == [1, 2, 0]
+    assert nms(row_of_cars(0, 10), scores[:2], 0.1, 9, workspace=workspace).tolist() == [1, 0]
+    assert workspace.allocations == allocations
+
+
+def test_only_the_first_boxes_count():
+    scores, count = np.array([0.3, 0.5, 0.8], np.float32), np.array([2], np.int32)
+    assert nms(row_of_cars(0, 10, 20), scores, 0.1, 9, count).tolist() == [1, 0]
+
+
+@pytest.mark.simulator
+@pytest.mark.parametrize("max_boxes", [0, 3, 100])
+def test_takes_what_decode_leaves_on_the_device(max_boxes):
+    rng = np.random.default_rng(1)
+    score = (rng.integers(0, 9, (7, 8)) / 8).astype(np.float32)
+    regression = rng.normal(0, 0.5, (7, 8, 8)).astype(np.float32)
+    arguments = {"origin_m": (0.0, 0.0), "cell_m": 0.7, "threshold": 0.3, "max_candidates": 50}
+    found = decode(to_device(score), to_device(regression), **arguments)
+    kept = nms(found.boxes, found.scores, 0.1, max_boxes, found.count).to_host()
+    boxes, scores = decode(score, regression, **arguments)
+    assert 33 < len(boxes) < 50, "more than one word of bits, and not all that fit"
+    assert kept.dtype == np.int64 and kept.tolist() == nms_reference(boxes, scores, 0.1, max_boxes).tolist()
 
 
 @pytest.mark.parametrize(
@@ -108,5 +159,20 @@ def test_agrees_with_the_reference_and_keeps_its_promise(seed, count, iou_thresh
     ],
 )
 def test_refuses_what_it_cannot_read(boxes, scores, max_boxes, error, message):
+    workspace = Workspace()
     with pytest.raises(error, match=message):
-        nms(boxes, scores, 0.1, max_boxes)
+        nms(boxes, scores, 0.1, max_boxes, workspace=workspace)
+    assert workspace.allocations == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "error", "message"),
+    [
+        (np.array([1]), TypeError, "count is int64, expected int32"),
+        (np.zeros(2, np.int32), ValueError, r"count has shape \(2,\), expected \(1,\)"),
+        (1, TypeError, "arrays are int"),
+    ],
+)
+def test_refuses_a_wrong_count(count, error, message):
+    with pytest.raises(error, match=message):
+        nms(row_of_cars(0, 10), np.ones(2, np.float32), 0.1, 9, count)

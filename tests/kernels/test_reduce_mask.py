@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernels.launch import to_device
 from kernels.reduce_mask import reduce_mask, reduce_mask_reference
 from kernels.tiles import ActiveTiles, TileSpec
+from kernels.workspace import Workspace
 
 # SBNet's 5x5 test mask (benchmark/*_tests.py): ones at (1, 2) and (2, 0).
 M5 = np.zeros((1, 5, 5), np.float32)
@@ -45,31 +47,62 @@ def test_a_tile_outside_the_image_never_runs():
 pairs = st.tuples(st.integers(1, 5), st.integers(1, 5))
 
 
+def test_nan_is_above_nothing():
+    spec, mask = TileSpec.covering((1, 4), 2), np.array([[[np.nan, 1, 0, np.nan]]], np.float32)
+    assert reduce_mask(mask, spec).index.tolist() == [[0, 0, 0]]
+    assert reduce_mask(mask, spec, -1.0).index.tolist() == [[0, 0, 0], [0, 0, 1]]
+    assert len(reduce_mask(mask, spec, -1.0, "mean")) == 0
+
+
 @given(
     st.integers(0, 2**32 - 1),
     st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 12)),
     pairs,
     pairs,
     st.tuples(st.integers(-4, 4), st.integers(-4, 4)),
-    pairs,
+    st.tuples(st.integers(0, 5), st.integers(0, 5)),
     st.sampled_from(["max", "mean"]),
+    st.sampled_from([0.5, 0.3, -1.0]),
+    st.booleans(),
 )
-def test_equals_reference(seed, shape, size, stride, offset, count, pooling):
-    # Eighths add up exactly in any order, so the means are equal, not only close.
-    mask = np.random.default_rng(seed).integers(0, 9, shape).astype(np.float32) / 8
+def test_equals_reference(seed, shape, size, stride, offset, count, pooling, threshold, eighths):
+    rng = np.random.default_rng(seed)
+    mask = rng.integers(0, 9, shape).astype(np.float32) / 8 if eighths else rng.random(shape, np.float32)
     spec = TileSpec(size, stride, offset, count)
-    found = reduce_mask(mask, spec, 0.5, pooling)
-    assert np.array_equal(found.index, reduce_mask_reference(mask, spec, 0.5, pooling).index)
+    expected = reduce_mask_reference(mask, spec, threshold, pooling)
+    assert np.array_equal(reduce_mask(mask, spec, threshold, pooling).index, expected.index)
+    turned = np.ascontiguousarray(mask.transpose(2, 1, 0)).transpose(2, 1, 0)
+    assert np.array_equal(reduce_mask(turned, spec, threshold, pooling).index, expected.index)
 
 
-def test_bad_arguments():
+@pytest.mark.simulator
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_no_tile_and_all_tiles_on_the_device(share):
+    spec = TileSpec.covering((9, 9), 1)  # more tiles than the block has threads
+    tiles = reduce_mask(to_device(np.full((1, 9, 9), share, np.float32)), spec)
+    assert tiles.index.shape == (81, 3)
+    assert np.array_equal(tiles.to_host().index, ActiveTiles.all(spec).index[: 81 if share else 0])
+
+
+def test_a_workspace_keeps_the_list_until_the_next_call():
+    workspace, spec = Workspace(), TileSpec.covering((4, 4), 2)
+    full = reduce_mask(np.ones((1, 4, 4), np.float32), spec, workspace=workspace)
+    allocations = workspace.allocations
+    empty = reduce_mask(np.zeros((1, 4, 4), np.float32), spec, workspace=workspace)
+    assert len(full) == 4 and len(empty) == 0 and workspace.allocations == allocations
+    assert np.shares_memory(full.index, reduce_mask(np.ones((1, 4, 4), np.float32), spec, workspace=workspace).index)
+
+
+def test_bad_arguments_touch_nothing():
+    workspace = Workspace()
     spec = TileSpec.covering((4, 4), 2)
     with pytest.raises(TypeError, match="float64, expected float32"):
-        reduce_mask(np.zeros((1, 4, 4)), spec)
+        reduce_mask(np.zeros((1, 4, 4)), spec, workspace=workspace)
     with pytest.raises(ValueError, match=r"expected \(N, H, W\)"):
-        reduce_mask(np.zeros((4, 4), np.float32), spec)
+        reduce_mask(np.zeros((4, 4), np.float32), spec, workspace=workspace)
     with pytest.raises(ValueError, match="'median', expected one of"):
-        reduce_mask(np.zeros((1, 4, 4), np.float32), spec, pooling="median")
+        reduce_mask(np.zeros((1, 4, 4), np.float32), spec, pooling="median", workspace=workspace)
+    assert workspace.allocations == 0
     with pytest.raises(ValueError, match="tile size"):
         TileSpec((0, 2), (1, 1), (0, 0), (1, 1))
 

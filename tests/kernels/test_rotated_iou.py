@@ -146,6 +146,16 @@ def test_rows_of_a_larger_array_and_arguments_stay_untouched():
     np.testing.assert_array_equal(wide, before)
 
 
+def test_writes_into_out_and_refuses_another():
+    boxes_a, out = np.array([[0, 0, 4, 2, 0.5]]), np.full((1, 2), 7.0)
+    assert rotated_iou(boxes_a, np.repeat(boxes_a, 2, axis=0), out) is out and out == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"out has shape \(1, 2\), expected \(1, 1\)"):
+        rotated_iou(boxes_a + 1, boxes_a, out)
+    with pytest.raises(TypeError, match="out is float32, expected float64"):
+        rotated_iou(boxes_a, boxes_a, np.zeros((1, 1), np.float32))
+    assert out == pytest.approx(1)
+
+
 @pytest.mark.parametrize("shape", [(5,), (2, 4), (2, 7), (1, 2, 5)])
 def test_refuses_other_shapes(shape):
     with pytest.raises(ValueError, match=r"boxes_b has shape .*expected \(N, 5\)"):
