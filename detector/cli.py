@@ -211,7 +211,9 @@ def evaluate(predictions: Path, labels: Path, split: Path | None, against: Path 
 def _start_up_message() -> str:
     from kernels.jit import is_compiled
 
-    return "loading the network …" if is_compiled() else "compiling kernels for this machine, once: about half a minute …"
+    return (
+        "loading the network …" if is_compiled() else "compiling kernels for this machine, once: about half a minute …"
+    )
 
 
 class RateColumn(ProgressColumn):

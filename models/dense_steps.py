@@ -40,20 +40,31 @@ class DenseRunner:
             piece = _piece(model, step).SerializeToString()
             self._session = runtime.InferenceSession(piece, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no public base class
-            reason = " ".join(str(error).split())[:300]
-            raise ModelError(f"{step.operator}: neither tiles nor onnxruntime can run it: {reason}") from error
+            raise self._refused(error) from error
 
     def run(self, maps: dict[str, Float32], values: dict[str, Any]) -> None:
-        """Reads its sources and writes its targets: NHWC maps, or values that only such pieces exchange."""
+        """Reads its sources and writes its targets: NHWC maps, or values that only such pieces exchange.
+
+        Raises:
+            ModelError: if onnxruntime cannot run the piece after all.
+        """
         feed = {
             name: np.ascontiguousarray(maps[name].transpose(0, 3, 1, 2)) if name in maps else values[name]
             for name in self.step.sources
         }
-        for name, value in zip(self.step.targets, self._session.run(list(self.step.targets), feed), strict=True):
+        try:
+            results = self._session.run(list(self.step.targets), feed)
+        except Exception as error:  # as above
+            raise self._refused(error) from error
+        for name, value in zip(self.step.targets, results, strict=True):
             if name in maps:
                 maps[name][...] = value.transpose(0, 2, 3, 1)
             else:
                 values[name] = value
+
+    def _refused(self, error: Exception) -> ModelError:
+        reason = " ".join(str(error).split())[:300]
+        return ModelError(f"{self.step.operator}: neither tiles nor onnxruntime can run it: {reason}")
 
 
 def _piece(model: Any, step: DenseStep) -> Any:
