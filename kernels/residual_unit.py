@@ -25,6 +25,7 @@ from kernels.filters import Filters
 from kernels.launch import on_device
 from kernels.op import Close, Inputs, Op
 from kernels.residual_unit_cpu import residual_unit_cpu
+from kernels.residual_unit_cuda import CUDA_KERNELS, residual_unit_cuda
 from kernels.tile_conv import active_cells, dense_conv
 from kernels.tiles import ActiveTiles, DeviceTiles, TileSpec, random_tiles
 from kernels.unit import Unit
@@ -74,8 +75,6 @@ def residual_unit(
     if tiles.spec.overlapping:
         raise ValueError(f"tiles of {tiles.spec.size} cells every {tiles.spec.stride} overlap; expected none to")
     if isinstance(tiles, DeviceTiles):
-        from kernels.residual_unit_cuda import residual_unit_cuda
-
         residual_unit_cuda(x, unit, tiles, out)
         return out
     if not (x.flags.c_contiguous and out.flags.c_contiguous):
@@ -119,7 +118,7 @@ OPS = tuple(
         reference=residual_unit_reference,
         make_inputs=_make_inputs(bottleneck),
         equality=Close(1e-4, "float32 sums in another order than the reference's float64; Winograd's transforms"),
-        cuda=(),
+        cuda=CUDA_KERNELS,
         summary=summary,
     )
     for name, bottleneck, summary in (

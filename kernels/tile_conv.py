@@ -27,6 +27,7 @@ from kernels.filters import Filters
 from kernels.launch import on_device
 from kernels.op import Close, Inputs, Op
 from kernels.tile_conv_cpu import tile_conv_cpu
+from kernels.tile_conv_cuda import CUDA_KERNELS, tile_conv_cuda
 from kernels.tiles import ActiveTiles, DeviceTiles, TileSpec, random_tiles
 from kernels.workspace import Workspace
 
@@ -98,7 +99,8 @@ def tile_conv(
         out: (N, rows, cols, K) map of x's dtype, another one than x.
         relu: whether ReLU follows.
         residual: map of out's shape and dtype that is added before ReLU, another one than ``out``; or None.
-        method: on the CPU "direct", "winograd" (3×3, stride 1; about 5e-6 off), or "auto".
+        method: on the CPU "direct", "winograd" (3×3, stride 1; about 5e-6 off), "nonzero" (skips the zeros of x: for
+            maps that hold little else, such as BEV grids), or "auto", one of the first two.
         workspace: scratch for the CPU kernels; None makes a new one.
 
     Returns:
@@ -121,8 +123,6 @@ def tile_conv(
     if tiles.spec.overlapping:
         raise ValueError(f"tiles of {tiles.spec.size} cells every {tiles.spec.stride} overlap; expected none to")
     if isinstance(tiles, DeviceTiles):
-        from kernels.tile_conv_cuda import tile_conv_cuda
-
         tile_conv_cuda(x, filters, tiles, out, relu, residual)
         return out
     if not all(array.flags.c_contiguous for array in maps):
@@ -165,7 +165,7 @@ OPS = tuple(
         reference=tile_conv_reference,
         make_inputs=_make_inputs(kernel, stride, transposed),
         equality=Close(1e-4, "float32 sums in another order than the reference's float64; Winograd's transforms"),
-        cuda=(),
+        cuda=CUDA_KERNELS,
         summary=summary,
     )
     for name, kernel, stride, transposed, summary in (

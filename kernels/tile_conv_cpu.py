@@ -1,5 +1,7 @@
 """`tile_conv` on the CPU: in Winograd's domain for 3×3 with stride 1, else directly (`kernels.direct`).
 
+For an input of few numbers other than zero there is a third method (`kernels.nonzero`).
+
 Both read the input where it lies and copy only at the map's border, where zeros must stand beside it. A thread takes
 every n-th group of tiles and has scratch of its own.
 """
@@ -15,6 +17,7 @@ from kernels.direct import copy_window, packed, run_direct
 from kernels.filters import Filters
 from kernels.jit import cpu_kernel
 from kernels.microkernel import pack_bias
+from kernels.nonzero import run_nonzero
 from kernels.tiles import ActiveTiles
 from kernels.winograd import (
     PATCH,
@@ -33,7 +36,7 @@ Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Pair = tuple[int, int]
 
-METHODS = ("auto", "direct", "winograd")
+METHODS = ("auto", "direct", "winograd", "nonzero")
 # Patches multiplied at once: enough rows for the 36 matrix products, few enough to stay in the cache.
 _PATCHES = 32
 
@@ -52,6 +55,8 @@ def pick_method(filters: Filters, tiles: ActiveTiles, method: str) -> str:
             f"kernel {filters.weights.shape[:2]}, stride {filters.stride}, tile offset {tiles.spec.offset}: "
             "Winograd's method expects 3×3, stride 1 and an offset of at least 0"
         )
+    if method == "nonzero" and filters.transposed:
+        raise ValueError("a transposed convolution has no method 'nonzero'; expected direct or auto")
     whole = all(size % PATCH == 0 for size in tiles.spec.size)
     if method == "auto":
         return "winograd" if fits and whole and min(filters.channels) >= PATCH else "direct"
@@ -63,7 +68,7 @@ def tile_conv_cpu(
     method: str, workspace: Workspace,
 ) -> None:  # fmt: skip
     """Runs the method; arguments as `tile_conv`, which has checked them."""
-    run = _run_winograd if pick_method(filters, tiles, method) == "winograd" else run_direct
+    run = {"winograd": _run_winograd, "nonzero": run_nonzero, "direct": run_direct}[pick_method(filters, tiles, method)]
     add = residual is not None
     flat = residual.reshape(-1) if residual is not None else out.reshape(-1)
     run(x, filters, tiles, out, flat, add, np.float32(0 if relu else -np.inf), workspace)

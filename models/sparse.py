@@ -164,7 +164,10 @@ class TileExecutor:
         source, target = self._maps[step.source], self._maps[step.target]
         if isinstance(step, ConvStep):
             residual = None if step.residual is None else self._maps[step.residual]
-            tile_conv(source, step.filters, tiles, target, step.relu, residual, workspace=self._workspace)
+            # The grid itself is nearly all zeros, and no other map is.
+            skip = step.source == INPUT_NAME and not step.filters.transposed
+            method = "nonzero" if skip else "auto"
+            tile_conv(source, step.filters, tiles, target, step.relu, residual, method, self._workspace)
         elif isinstance(step, UnitStep):
             residual_unit(source, step.unit, tiles, target, self._workspace)
         elif isinstance(step, PointwiseStep):
