@@ -9,20 +9,21 @@ DEMO_FRAMES := 20
 .PHONY: setup demo test lint clean
 setup: $(VENV)/.done-$(RUNTIME)
 
+# What stands after ".done-" is the list of extras.
 $(VENV)/.done-%: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "roadblocks needs Python 3.11 or newer: make PYTHON=python3.11"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test,$*]'
-	touch $@
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	touch '$@'
 
 demo: setup
 	$(BIN)/python -m tools.demo demo --frames $(DEMO_FRAMES)
 
-test: setup
+test: $(VENV)/.done-test,$(RUNTIME)
 	$(BIN)/python -m pytest
 
-lint: setup
+lint: $(VENV)/.done-test,$(RUNTIME)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -6,243 +6,191 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import float32
 from numpy.typing import NDArray
 
+from kernels.direct import packed
 from kernels.launch import SIMULATED, blocks, cuda
 from kernels.op import CudaKernel
-from kernels.tensor_conv_cuda import COLUMN_MULTIPLE, split
-from kernels.tile_conv_cuda import Blocking, at, product
+from kernels.ptx import PIECE_HALVES
+from kernels.tensor_conv_cuda import CHANNEL_MULTIPLE, COLUMN_MULTIPLE
+from kernels.tile_conv_cuda import Blocking
 from kernels.tiles import DeviceTiles
 from kernels.unit import Unit
+from kernels.unit_kernels_cuda import tensor_unit_kernel, tensor_unit_pieces, unit_kernel
 
 Pair = tuple[int, int]
-# Columns of the layer table that kernels walk.
-_SIZE, _IN, _OUT, _WEIGHTS, _BIAS = range(5)
 _PART_CELLS = 16  # along a side of a part, at most
-_LEAST_PART_CELLS = 4
-_SHARED_FLOATS = 9216  # hidden maps that fit; the rest of 48 KiB is for the product's inputs
+_GLOBAL_PENALTY = 1.5  # an estimate: what hidden maps in global memory cost, in units of the work
+_SHARED_BYTES = 48 * 1024  # of a thread block, without asking the driver for more
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """How a tile is cut into parts, and where the hidden maps of a part go.
+class Variant:
+    """A kernel and how it cuts the products.
 
     Attributes:
-        part: rows and columns of a part, halo left out.
-        second: where the maps of every second layer start; those of the others start at 0.
-        floats: of all hidden maps.
+        kernel: in float32 the one with hidden maps in shared memory.
+        spill: the float32 kernel with hidden maps in global memory; None in float16.
+        pixels: cells of a thread block.
+        columns: channels out of a thread block.
+        threads: of a block.
+        bytes: of shared memory that are left for maps.
     """
 
+    kernel: Any
+    spill: Any
+    pixels: int
+    columns: int
+    threads: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a tile is cut into parts, what runs them, and where the maps of a part go.
+
+    Attributes:
+        variant: the kernel.
+        part: rows and columns of a part, halo left out.
+        second: where every second map starts, in float32 numbers or 16-byte pieces; the others start at 0.
+        size: of all maps, likewise.
+        work: multiplications for a tile, halo and padding counted.
+        in_shared: whether the maps fit shared memory.
+    """
+
+    variant: Variant
     part: Pair
     second: int
-    floats: int
+    size: int
+    work: int
+    in_shared: bool
 
     @classmethod
-    def of(cls, unit: Unit, part: Pair) -> _Plan:
+    def of(cls, unit: Unit, tile: Pair, part: Pair, half: bool, variant: Variant) -> Plan:
         """The plan for parts of a size."""
-        sizes, reach = [0, 0], unit.halo
-        for number, layer in enumerate(unit.layers[:-1]):
-            reach -= layer.padding[0]
-            cells = (part[0] + 2 * reach) * (part[1] + 2 * reach)
-            sizes[number % 2] = max(sizes[number % 2], cells * layer.channels[1])
-        return cls(part, sizes[0], sum(sizes))
+        reach = [sum(layer.padding[0] for layer in unit.layers[number:]) for number in range(len(unit.layers) + 1)]
+        cells = [(part[0] + 2 * halo) * (part[1] + 2 * halo) for halo in reach]
+        channels = [unit.channels, *[layer.channels[1] for layer in unit.layers]]
+        if half:  # x has a map too; a piece more to a cell is against bank conflicts
+            maps = [number * (_rounded(k) // PIECE_HALVES + 1) for number, k in zip(cells, channels, strict=True)][:-1]
+        else:
+            maps = [number * k for number, k in zip(cells, channels, strict=True)][1:-1]
+        work = 0
+        for number, layer in zip(cells[1:], unit.layers, strict=True):
+            products = -(-number // variant.pixels) * -(-layer.channels[1] // variant.columns)
+            work += products * variant.pixels * variant.columns * layer.weights[..., 0].size
+        first, second = max(maps[::2], default=0), max(maps[1::2], default=0)
+        parts = -(-tile[0] // part[0]) * -(-tile[1] // part[1])
+        in_shared = (first + second) * (16 if half else 4) <= variant.bytes
+        return cls(variant, part, first, first + second, parts * work, in_shared)
 
     @classmethod
-    def best(cls, unit: Unit, tile: Pair, floats: int) -> _Plan:
-        """The largest equal parts of a tile whose maps take so many floats; large ones where none are small enough."""
-        plans: list[_Plan] = []
-        for parts in range(1, max(tile) + 1):
-            part = (-(-tile[0] // parts), -(-tile[1] // parts))
-            if max(part) <= _PART_CELLS and (min(part) >= _LEAST_PART_CELLS or not plans):
-                plans.append(cls.of(unit, part))
-        return next((plan for plan in plans if plan.floats <= floats), plans[0])
+    def best(cls, unit: Unit, tile: Pair, half: bool) -> Plan:
+        """The plan with the least work; with maps in global memory it counts more, and float16 needs them in shared.
 
-
-def unit_kernel(blocking: Blocking, in_shared: bool) -> Any:
-    """A kernel whose thread blocks take a part of a tile through all layers; one part after the other.
-
-    Each layer is a product as in `float_kernel`, on the part grown by the halo that the layers after it need. Its input
-    is x or the map of the layer before, its output the other hidden map or the part of ``out``. Hidden maps lie in
-    shared memory, or in the block's own line of ``scratch`` where they are too large. No atomics.
-    """
-    pixels, columns, depth, threads = blocking.pixels, blocking.columns, blocking.depth, blocking.threads
-    cells, channels = blocking.cells, blocking.channels
-    cell_step, channel_step, pitch = pixels // cells, columns // channels, pixels + 1
-    pixel_step, line_step = threads // depth, threads // columns
-    pixel_loads, factor_loads = pixels // pixel_step, depth // line_step
-    add_product = product(blocking)
-
-    def kernel(
-        x: Any, weights: Any, biases: Any, table: Any, scale: Any, shift: Any, index: Any, count: Any, cut: Any,
-        conv: Any, scratch: Any, out: Any,
-    ) -> None:  # fmt: skip
-        inputs = cuda.shared.array((depth, pitch), np.float32)
-        factors = cuda.shared.array((depth, columns), np.float32)
-        source = cuda.shared.array(pixels, np.int32)
-        target = cuda.shared.array(pixels, np.int32)
-        sums = cuda.local.array((cells, channels), np.float32)
-        hidden = cuda.shared.array(0, float32) if in_shared else scratch[cuda.blockIdx.x]
-        thread = cuda.threadIdx.x
-        load_pixel, load_channel = thread // depth, thread % depth
-        load_line, load_column = thread // columns, thread % columns
-        tile_rows, tile_cols, stride_rows, stride_cols, offset_rows, offset_cols, part_rows, part_cols = cut
-        images, map_rows, map_cols, halo, activate, relu, second = conv
-        parts_across = split(tile_cols + part_cols - 1, part_cols)[0]
-        parts = split(tile_rows + part_rows - 1, part_rows)[0] * parts_across
-
-        for item in range(cuda.blockIdx.x, count[0] * parts, cuda.gridDim.x):
-            tile, part = split(item, parts)
-            part_row, part_col = split(part, parts_across)
-            image = index[tile, 0]
-            top = offset_rows + stride_rows * index[tile, 1] + part_row * part_rows
-            left = offset_cols + stride_cols * index[tile, 2] + part_col * part_cols
-            rows, cols = (
-                min(part_rows, tile_rows - part_row * part_rows),
-                min(part_cols, tile_cols - part_col * part_cols),
+        Raises:
+            ValueError: if in float16 they fit for no size of a part.
+        """
+        variants = HALF_VARIANTS if half else FLOAT_VARIANTS
+        sizes = {(-(-tile[0] // parts), -(-tile[1] // parts)) for parts in range(1, max(tile) + 1)}
+        sizes = {size for size in sizes if max(size) <= _PART_CELLS}
+        plans = [cls.of(unit, tile, size, half, variant) for size in sorted(sizes) for variant in variants]
+        plans = [plan for plan in plans if plan.in_shared or not half]
+        if not plans:
+            raise ValueError(
+                f"float16 residual unit of {unit.channels} channels and a halo of {unit.halo} cells: even one cell's "
+                f"maps do not fit {_SHARED_BYTES} bytes of shared memory; run its layers one by one, or in float32"
             )
-            bottom = map_rows if 0 <= image < images else 0  # of an image that is not there, no cell is inside
-            reach = np.int64(halo)
-            for layer in range(table.shape[0]):
-                size, channels_in, channels_out = table[layer, _SIZE], table[layer, _IN], table[layer, _OUT]
-                weights_in, bias_in = table[layer, _WEIGHTS], table[layer, _BIAS]
-                padded = (channels_out + COLUMN_MULTIPLE - 1) // COLUMN_MULTIPLE * COLUMN_MULTIPLE
-                reach -= size // 2
-                height, width = rows + 2 * reach, cols + 2 * reach
-                read, write = (0, second) if layer % 2 else (second, 0)
-                for step in range(split(height * width + pixels - 1, pixels)[0] * split(padded, columns)[0]):
-                    block, column = split(step, split(padded, columns)[0])
-                    i, j = split(block * pixels + thread, width)
-                    row, col = top - reach + i, left - reach + j
-                    for n in range(cells):
-                        for m in range(channels):
-                            sums[n, m] = np.float32(0)
-                    cuda.syncthreads()  # the last block's targets are read
-                    if thread < pixels:
-                        inside = i < height and 0 <= row < bottom and 0 <= col < map_cols
-                        target[at(thread)] = (image * map_rows + row) * map_cols + col if inside else -1
-                    for tap in range(size * size):
-                        if thread < pixels:
-                            r, s = split(tap, size)
-                            row_in, col_in, place = row + r - size // 2, col + s - size // 2, np.int64(-1)
-                            if i < height and layer > 0:
-                                place = (i + r) * (width + size - 1) + j + s
-                            elif i < height and 0 <= row_in < bottom and 0 <= col_in < map_cols:
-                                place = (image * map_rows + row_in) * map_cols + col_in
-                            source[at(thread)] = place
-                        for first in range(0, channels_in, depth):
-                            cuda.syncthreads()  # sources and the last layer are there; all are done with the last chunk
-                            c = first + load_channel
-                            for n in range(pixel_loads):
-                                pixel, value = load_pixel + n * pixel_step, np.float32(0)
-                                place = np.int64(source[at(pixel)])
-                                if place >= 0 and c < channels_in:
-                                    if layer > 0:
-                                        value = hidden[at(read + place * channels_in + c)]
-                                    else:
-                                        value = x[at(place), at(c)]
-                                        if activate:
-                                            value = max(value * scale[at(c)] + shift[at(c)], np.float32(0))
-                                inputs[at(load_channel), at(pixel)] = value
-                            for n in range(factor_loads):
-                                line, value = load_line + n * line_step, np.float32(0)
-                                if first + line < channels_in:
-                                    line_in = (tap * channels_in + first + line) * padded
-                                    value = weights[at(weights_in + line_in + column * columns + load_column)]
-                                factors[at(load_line + n * line_step), at(load_column)] = value
-                            cuda.syncthreads()
-                            add_product(sums, inputs, factors)
-                    first_pixel, first_k = thread // channel_step, column * columns + thread % channel_step
-                    if layer < table.shape[0] - 1:
-                        for n in range(cells):
-                            pixel = block * pixels + first_pixel + n * cell_step
-                            place = target[at(first_pixel + n * cell_step)]
-                            for m in range(channels):
-                                k = first_k + m * channel_step
-                                value = max(sums[n, m] + biases[at(bias_in + k)], np.float32(0))
-                                if pixel < height * width and k < channels_out:
-                                    hidden[at(write + pixel * channels_out + k)] = (
-                                        value if place >= 0 else np.float32(0)
-                                    )
-                    else:
-                        for n in range(cells):
-                            place = target[at(first_pixel + n * cell_step)]
-                            for m in range(channels):
-                                k = first_k + m * channel_step
-                                if place >= 0 and k < channels_out:
-                                    value = sums[n, m] + biases[at(bias_in + k)] + x[at(place), at(k)]
-                                    out[at(place), at(k)] = max(value, np.float32(0)) if relu else value
-
-    kernel.__name__ = f"residual_unit_float32_{pixels}x{columns}_{'shared' if in_shared else 'scratch'}"
-    return cuda.jit(kernel)
+        return min(plans, key=lambda plan: plan.work * (1 if plan.in_shared else _GLOBAL_PENALTY))
 
 
-_BLOCKINGS = (Blocking(16, 8, 4, 4, 2),) if SIMULATED else (Blocking(128, 32, 16, 4, 8), Blocking(64, 64, 16, 8, 4))
-KERNELS = {(blocking, where): unit_kernel(blocking, where) for blocking in _BLOCKINGS for where in (True, False)}
+def _rounded(channels: int) -> int:
+    """Channels with padding to what a matrix instruction takes."""
+    return -(-channels // CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE
 
 
-def _padded_work(unit: Unit, part: Pair, blocking: Blocking) -> int:
-    """Multiplications of a part, those with padding counted."""
-    work, reach = 0, unit.halo
-    for layer in unit.layers:
-        reach -= layer.padding[0]
-        cells = (part[0] + 2 * reach) * (part[1] + 2 * reach)
-        size, _, channels, columns = layer.weights.shape
-        rounded = -(-cells // blocking.pixels) * -(-columns // blocking.columns)
-        work += rounded * blocking.pixels * blocking.columns * size * size * channels
-    return work
+def _float_variant(blocking: Blocking) -> Variant:
+    """A blocking's kernels. Beside maps, shared memory holds the product's inputs and two numbers to a cell."""
+    inputs = blocking.depth * (blocking.pixels + 1 + blocking.columns) + 2 * blocking.pixels
+    kernels = unit_kernel(blocking, True), unit_kernel(blocking, False)
+    return Variant(*kernels, blocking.pixels, blocking.columns, blocking.threads, _SHARED_BYTES - 4 * inputs)
 
 
-def _pack(unit: Unit) -> tuple[Any, ...]:
+def _half_variant(warps: int, columns: int, depth: int) -> Variant:
+    """A tensor-core kernel. Beside maps, shared memory holds the stages of weights."""
+    stages = 16 * tensor_unit_pieces(columns, depth)
+    kernel = tensor_unit_kernel(warps, columns, depth)
+    return Variant(kernel, None, 16 * warps, columns, 32 * warps, _SHARED_BYTES - stages)
+
+
+FULL_FLOAT_VARIANTS = tuple(map(_float_variant, (Blocking(64, 32, 16, 4, 4), Blocking(64, 64, 16, 8, 4))))
+FULL_HALF_VARIANTS = (_half_variant(4, 32, 32), _half_variant(4, 64, 32))
+# The simulator counts every multiplication, also those with padding.
+FLOAT_VARIANTS = (_float_variant(Blocking(16, 8, 4, 4, 2)),) if SIMULATED else FULL_FLOAT_VARIANTS
+HALF_VARIANTS = (_half_variant(1, 16, 16),) if SIMULATED else FULL_HALF_VARIANTS
+
+
+def _pack(unit: Unit, half: bool) -> tuple[Any, ...]:
     """Weights and biases of all layers one after the other, the table of layers, scale and shift: on the device."""
     table: list[tuple[int, ...]] = []
-    weights: list[NDArray[np.float32]] = []
+    weights: list[NDArray[Any]] = []
     biases: list[NDArray[np.float32]] = []
     for layer in unit.layers:
+        channels, columns = map(_rounded, layer.channels) if half else layer.channels
         starts = (sum(part.size for part in weights), sum(part.size for part in biases))
-        table.append((layer.weights.shape[0], *layer.channels, *starts))
-        padding = -layer.channels[1] % COLUMN_MULTIPLE
-        weights.append(np.pad(layer.weights, [(0, 0)] * 3 + [(0, padding)]))
-        biases.append(np.pad(layer.bias, (0, padding)))
-    nothing = np.zeros(1, np.float32)
-    scale, shift = (nothing if array is None else array for array in (unit.scale, unit.shift))
-    parts = (np.concatenate([part.ravel() for part in weights]), np.concatenate(biases), np.array(table, np.int32))
-    return tuple(cuda.to_device(np.ascontiguousarray(array)) for array in (*parts, scale, shift))
+        table.append((layer.weights.shape[0], channels, columns, *starts))
+        padding = (0, -layer.channels[1] % COLUMN_MULTIPLE)
+        numbers = np.pad(layer.weights, [(0, 0), (0, 0), (0, channels - layer.channels[0]), padding])
+        weights.append(numbers.transpose(0, 1, 3, 2).astype(np.float16) if half else numbers)
+        biases.append(np.pad(layer.bias, padding))
+    nothing = np.zeros(2, np.float32)
+    ends = [nothing if array is None else array for array in (unit.scale, unit.shift)]
+    ends = [array.astype(np.float16).view(np.uint32) for array in ends] if half else ends
+    flat = np.concatenate([part.ravel() for part in weights])
+    return tuple(map(cuda.to_device, (flat, np.concatenate(biases), np.array(table, np.int32), *ends)))
 
 
 def residual_unit_cuda(x: Any, unit: Unit, tiles: DeviceTiles, out: Any) -> None:
     """Launches the kernel; arguments as `residual_unit`, which has checked their shapes and dtypes.
 
     Raises:
-        ValueError: if a map is not contiguous.
+        ValueError: if a map is not contiguous, or float16 channels are no multiple of 16 or too many.
     """
     for name, array in (("x", x), ("out", out)):
         if not array.is_c_contiguous():
             raise ValueError(f"{name} is not contiguous on the device; expected C order without gaps")
-    if "cuda_float32" not in unit.packed:
-        unit.packed["cuda_float32"] = _pack(unit)
-    plan = _Plan.best(unit, tiles.spec.size, _SHARED_FLOATS)
-    in_shared = plan.floats <= _SHARED_FLOATS
-    blocking = min(_BLOCKINGS, key=lambda blocking: _padded_work(unit, plan.part, blocking))
-    spec, flags = tiles.spec, (unit.scale is not None, unit.relu)
+    half, spec = x.dtype == np.float16, tiles.spec
+    if half and unit.channels % CHANNEL_MULTIPLE:
+        raise ValueError(
+            f"float16 residual unit of {unit.channels} channels; expected a multiple of {CHANNEL_MULTIPLE} "
+            "for the tensor cores: pad maps and filters with zeros"
+        )
+    key = f"cuda_{x.dtype}"
+    weights = packed(unit.packed, key, lambda: _pack(unit, half))
+    plan: Plan = packed(unit.packed, f"{key}_plan_{spec.size}", lambda: Plan.best(unit, spec.size, half))
+    variant = plan.variant
     cut = tuple(map(np.int32, (*spec.size, *spec.stride, *spec.offset, *plan.part)))
-    conv = tuple(map(np.int32, (*x.shape[:3], unit.halo, *flags, plan.second)))
-    KERNELS[blocking, in_shared][blocks(), blocking.threads, 0, max(4 * plan.floats, 4) if in_shared else 0](
-        x.reshape(-1, unit.channels), *unit.packed["cuda_float32"], tiles.index, tiles.count, cut, conv,
-        _scratch(unit, 1 if in_shared else plan.floats), out.reshape(-1, unit.channels),
-    )  # fmt: skip
+    conv = tuple(map(np.int32, (*x.shape[:3], unit.halo, unit.scale is not None, unit.relu, plan.second)))
+    arguments = [x.reshape(-1, unit.channels), *weights, tiles.index, tiles.count, cut, conv]
+    if not half:
+        shape = (1, 1) if plan.in_shared else (blocks(), plan.size)
+        arguments.append(packed(unit.packed, f"{key}_scratch_{shape}", lambda: cuda.device_array(shape, np.float32)))
+    kernel = variant.kernel if plan.in_shared else variant.spill
+    shared = max(plan.size, 1) * (16 if half else 4) if plan.in_shared else 0
+    kernel[blocks(), variant.threads, 0, shared](*arguments, out.reshape(-1, unit.channels))
 
 
-def _scratch(unit: Unit, floats: int) -> Any:
-    """(thread blocks, at least so many) float32 on the device, the same at every call."""
-    if "cuda_scratch" not in unit.packed or unit.packed["cuda_scratch"].shape[1] < floats:
-        unit.packed["cuda_scratch"] = cuda.device_array((blocks(), floats), np.float32)
-    return unit.packed["cuda_scratch"]
+def _signature(kind: str, pair: str, scratch: str) -> str:
+    """Argument types of a kernel on maps of a kind, with the type of its scale and shift."""
+    return (
+        f"void({kind}[:,::1], {kind}[::1], float32[::1], int32[:,::1], {pair}[::1], {pair}[::1], int32[:,::1], "
+        f"int32[::1], UniTuple(int32, 8), UniTuple(int32, 7), {scratch}{kind}[:,::1])"
+    )
 
 
-_MAPS = "float32[:,::1]"
-_SIGNATURE = (
-    f"void({_MAPS}, float32[::1], float32[::1], int32[:,::1], float32[::1], float32[::1], int32[:,::1], int32[::1], "
-    f"UniTuple(int32, 8), UniTuple(int32, 7), {_MAPS}, {_MAPS})"
+_FLOAT, _HALF = _signature("float32", "float32", "float32[:,::1], "), _signature("float16", "uint32", "")
+CUDA_KERNELS = (
+    *(CudaKernel(v.kernel, _FLOAT, v.threads) for v in FULL_FLOAT_VARIANTS),
+    *(CudaKernel(v.spill, _FLOAT, v.threads) for v in FULL_FLOAT_VARIANTS),
+    *(CudaKernel(v.kernel, _HALF, v.threads, tensor_cores=True) for v in FULL_HALF_VARIANTS),
 )
-CUDA_KERNELS = tuple(CudaKernel(kernel, _SIGNATURE, blocking.threads) for (blocking, _), kernel in KERNELS.items())

@@ -30,8 +30,10 @@ from kernels.tiles import TileSpec
 Int32s = tuple[np.int32, ...]
 # Kernel arguments: the cut into tiles, the convolution, the maps; `geometry` names their numbers.
 GEOMETRY_TYPES = "UniTuple(int32, 6), UniTuple(int32, 8), UniTuple(int32, 5)"
+CHANNEL_MULTIPLE = 16  # of the float16 kernels: what one matrix instruction takes
 COLUMN_MULTIPLE = 64  # packed weights are padded with zeros to that many output channels
-_STAGES = 3  # of shared memory: one is multiplied while two are on their way
+at = np.uint64  # for an index: signed ones cost a test for counting from the end
+STAGES = 3  # of shared memory: one is multiplied while two are on their way
 _OUTSIDE = -(1 << 15)  # a row that no tap brings back into the map
 
 
@@ -102,16 +104,15 @@ def pack(filters: Filters, half: bool) -> tuple[Any, Any]:
 
 
 @cuda.jit(device=True, inline="always")
-def finish_pair(first: Any, second: Any, bias: Any, conv: Any, residual: Any, out: Any, cell: Any, k: Any) -> None:
-    """Bias, residual and ReLU for two sums, and their store."""
-    if cell < 0 or k >= out.shape[1]:
-        return
-    first, second = first + bias[k], second + bias[k + 1]
-    if conv[7]:
-        first, second = first + np.float32(residual[cell, k]), second + np.float32(residual[cell, k + 1])
-    if conv[6]:
-        first, second = max(first, np.float32(0)), max(second, np.float32(0))
-    store_pair(out, np.int64(cell) * out.shape[1] + k, first, second)
+def store_output(out: Any, cell: Any, k: Any, first: Any, second: Any, residual: Any, add: Any, relu: Any) -> None:
+    """Residual and ReLU for two neighbouring channels, and their store, unless the cell is -1 or k is padding."""
+    if cell >= 0 and k < out.shape[1]:
+        if add:
+            first += np.float32(residual[at(cell), at(k)])
+            second += np.float32(residual[at(cell), at(k + 1)])
+        if relu:
+            first, second = max(first, np.float32(0)), max(second, np.float32(0))
+        store_pair(out, np.int64(cell) * out.shape[1] + k, first, second)
 
 
 def warp_product(columns: int, pitch: int) -> Any:
@@ -149,7 +150,7 @@ def tensor_kernel(warps: int, columns: int, depth: int) -> Any:
     lines, pitch = threads // pieces, pieces + 1
     pixel_loads, column_loads = pixels // lines, columns // lines
     pixel_stage, column_stage = pixels * pitch, columns * pitch
-    pixel_pieces, column_pieces = _STAGES * pixel_stage, _STAGES * column_stage
+    pixel_pieces, column_pieces = STAGES * pixel_stage, STAGES * column_stage
     add_product = warp_product(columns, pitch)
 
     def kernel(
@@ -165,7 +166,7 @@ def tensor_kernel(warps: int, columns: int, depth: int) -> Any:
         line, piece = cuda.threadIdx.x // pieces, cuda.threadIdx.x % pieces
         a_row, a_piece = warp * 16 + lane % 16, lane // 16
         b_row, b_piece = lane // 16 * 8 + lane % 8, lane // 8 % 2
-        kernel_rows, kernel_cols, _, _, _, phases, _, _ = conv
+        kernel_rows, kernel_cols, _, _, _, phases, relu, add = conv
         height, width, channels = maps[1], maps[2], np.int32(x.shape[1])
         steps = kernel_rows * kernel_cols * split(channels + depth - 1, depth)[0]
         column_blocks = split(out.shape[1] + columns - 1, columns)[0]
@@ -182,11 +183,11 @@ def tensor_kernel(warps: int, columns: int, depth: int) -> Any:
                     sums[j, e] = np.float32(0)
             factor = phase * weights.shape[1] + column * columns + line
             r, s, c, fill, use = 0, 0, 0, 0, 0
-            for step in range(1 - _STAGES, steps):
+            for step in range(1 - STAGES, steps):
                 if step >= 0:
                     wait_for_older_copies()
                 cuda.syncthreads()  # this stage is there for all, and all are done with the one to be filled
-                if step + _STAGES - 1 < steps:
+                if step + STAGES - 1 < steps:
                     channel, to = c + PIECE_HALVES * piece, line * pitch + piece
                     for i in range(pixel_loads):
                         row, col = rows[i] + r, cols[i] + s
@@ -198,7 +199,7 @@ def tensor_kernel(warps: int, columns: int, depth: int) -> Any:
                         element = np.int32(factor + i * lines) * channels + channel
                         to_factor = fill * column_stage + to + i * lines * pitch
                         copy_piece(factors, to_factor, weights, element, channel < channels)
-                    fill = fill + 1 if fill + 1 < _STAGES else 0
+                    fill = fill + 1 if fill + 1 < STAGES else 0
                     c += depth
                     if c >= channels:
                         c, s, factor = 0, s + 1, factor + weights.shape[1]
@@ -208,126 +209,16 @@ def tensor_kernel(warps: int, columns: int, depth: int) -> Any:
                 if step >= 0:
                     a_start = use * pixel_stage + a_row * pitch + a_piece
                     b_start = use * column_stage + b_row * pitch + b_piece
-                    use = use + 1 if use + 1 < _STAGES else 0
+                    use = use + 1 if use + 1 < STAGES else 0
                     for k in range(depth // 16):
                         add_product(sums, inputs, a_start + 2 * k, factors, b_start + 2 * k)
             upper = locate(block * pixels + warp * 16 + lane // 4, phase, index, count, cut, conv, maps)[0]
             lower = locate(block * pixels + warp * 16 + lane // 4 + 8, phase, index, count, cut, conv, maps)[0]
             for j in range(groups):
                 k = column * columns + 8 * j + 2 * (lane % 4)
-                finish_pair(sums[j, 0], sums[j, 1], bias, conv, residual, out, upper, k)
-                finish_pair(sums[j, 2], sums[j, 3], bias, conv, residual, out, lower, k)
+                b0, b1 = bias[at(k)], bias[at(k + 1)]
+                store_output(out, upper, k, sums[j, 0] + b0, sums[j, 1] + b1, residual, add, relu)
+                store_output(out, lower, k, sums[j, 2] + b0, sums[j, 3] + b1, residual, add, relu)
 
     kernel.__name__ = f"tile_conv_float16_{pixels}x{columns}"
     return cuda.jit(kernel)
-
-
-def tensor_unit_kernel(warps: int, columns: int, depth: int) -> Any:
-    """A kernel whose thread blocks take a part of a tile through all layers of a residual unit.
-
-    Maps lie in dynamic shared memory, cells in row-major order, one piece more to a cell than needed against bank
-    conflicts: x of the part and its halo, copied there and activated, then the map of each layer, by turns in the first
-    and in the second place. A layer is a product as in `tensor_kernel`, but for its input, which matrix instructions
-    read where it lies. Weights come through stages as there. No atomics; a sum runs over taps, then channels.
-    """
-    threads, pixels, pieces, groups = 32 * warps, 16 * warps, depth // PIECE_HALVES, columns // 8
-    lines, pitch = threads // pieces, pieces + 1
-    column_loads, column_stage = columns // lines, columns * pitch
-    column_pieces = _STAGES * column_stage
-    add_product = warp_product(columns, pitch)
-
-    def kernel(
-        x: Any, weights: Any, biases: Any, table: Any, scale: Any, shift: Any, index: Any, count: Any, cut: Any,
-        conv: Any, out: Any,
-    ) -> None:  # fmt: skip
-        factors = cuda.shared.array(column_pieces, PIECE)
-        maps = cuda.shared.array(0, complex128)  # `PIECE`, as Numba names it
-        words = cuda.shared.array(0, uint32)  # the same memory, in pairs of numbers
-        sums = cuda.local.array((groups, 4), np.float32)
-        warp, lane = cuda.threadIdx.x // 32, cuda.threadIdx.x % 32
-        line, piece = cuda.threadIdx.x // pieces, cuda.threadIdx.x % pieces
-        b_piece = (lane // 16 * 8 + lane % 8) * pitch + lane // 8 % 2
-        tile_rows, tile_cols, stride_rows, stride_cols, offset_rows, offset_cols, part_rows, part_cols = cut
-        images, map_rows, map_cols, halo, activate, relu, second = conv
-        parts_across = split(tile_cols + part_cols - 1, part_cols)[0]
-        parts = split(tile_rows + part_rows - 1, part_rows)[0] * parts_across
-
-        for item in range(cuda.blockIdx.x, count[0] * parts, cuda.gridDim.x):
-            tile, part = split(item, parts)
-            part_row, part_col = split(part, parts_across)
-            image = index[tile, 0]
-            top = offset_rows + stride_rows * index[tile, 1] + part_row * part_rows
-            left = offset_cols + stride_cols * index[tile, 2] + part_col * part_cols
-            rows = min(part_rows, tile_rows - part_row * part_rows)
-            cols = min(part_cols, tile_cols - part_col * part_cols)
-            bottom = map_rows if 0 <= image < images else 0  # of an image that is not there, no cell is inside
-            across, x_pieces = cols + 2 * halo, x.shape[1] // PIECE_HALVES
-            cuda.syncthreads()  # the last part's maps are read
-            for n in range(cuda.threadIdx.x, (rows + 2 * halo) * across * x_pieces, threads):
-                cell, part_piece = split(n, x_pieces)
-                i, j = split(cell, across)
-                row, col = top - halo + i, left - halo + j
-                inside = 0 <= row < bottom and 0 <= col < map_cols
-                element = np.int64((image * map_rows + row) * map_cols + col) * x.shape[1] + PIECE_HALVES * part_piece
-                copy_piece(maps, cell * (x_pieces + 1) + part_piece, x, element, inside)
-            wait_for_copies()
-            for n in range(cuda.threadIdx.x, (rows + 2 * halo) * across * x_pieces if activate else 0, threads):
-                cell, part_piece = split(n, x_pieces)  # what this thread copied
-                i, j = split(cell, across)
-                if 0 <= top - halo + i < bottom and 0 <= left - halo + j < map_cols:
-                    for w in range(4):
-                        place, c = 4 * (cell * (x_pieces + 1) + part_piece) + w, 4 * part_piece + w
-                        words[place] = activate_pair(words[place], scale[c], shift[c])
-            reach = np.int64(halo)
-            for layer in range(table.shape[0]):
-                size, channels, channels_out = table[layer, 0], table[layer, 1], table[layer, 2]
-                padded = (channels_out + COLUMN_MULTIPLE - 1) // COLUMN_MULTIPLE * COLUMN_MULTIPLE
-                reach -= size // 2
-                height, width = rows + 2 * reach, cols + 2 * reach
-                across, cell_pieces = width + size - 1, channels // PIECE_HALVES + 1
-                read, write = (second, 0) if layer % 2 else (0, second)
-                steps = size * size * split(channels + depth - 1, depth)[0]
-                column_blocks = split(channels_out + columns - 1, columns)[0]
-                for product in range(split(height * width + pixels - 1, pixels)[0] * column_blocks):
-                    block, column = split(product, column_blocks)
-                    # Beyond the last cell it is taken again, and its sums are dropped.
-                    i, j = split(min(block * pixels + warp * 16 + lane % 16, height * width - 1), width)
-                    a_piece = read + (i * across + j) * cell_pieces + lane // 16
-                    for n in range(groups):
-                        for e in range(4):
-                            sums[n, e] = np.float32(0)
-                    factor = table[layer, 3] + (column * columns + line) * channels
-                    c, s, tap_piece, c_now, fill, use = 0, 0, 0, 0, 0, 0
-                    for step in range(1 - _STAGES, steps):
-                        if step >= 0:
-                            wait_for_older_copies()
-                        cuda.syncthreads()  # stage and maps are there; all are done with the stage to be filled
-                        if step + _STAGES - 1 < steps:
-                            channel, to = c + PIECE_HALVES * piece, fill * column_stage + line * pitch + piece
-                            for n in range(column_loads):
-                                element = np.int64(factor + n * lines * channels) + channel
-                                copy_piece(factors, to + n * lines * pitch, weights, element, channel < channels)
-                            fill = fill + 1 if fill + 1 < _STAGES else 0
-                            c += depth
-                            if c >= channels:
-                                c, factor = 0, factor + padded * channels
-                        commit_copies()
-                        if step >= 0:
-                            a_start = a_piece + tap_piece * cell_pieces + c_now // PIECE_HALVES
-                            b_start = use * column_stage + b_piece
-                            for k in range(depth // 16):
-                                if c_now + 16 * k < channels:
-                                    add_product(sums, maps, a_start + 2 * k, factors, b_start + 2 * k)
-                            use = use + 1 if use + 1 < _STAGES else 0
-                            c_now += depth
-                            if c_now >= channels:
-                                c_now, s, tap_piece = 0, s + 1, tap_piece + 1
-                                if s == size:
-                                    s, tap_piece = 0, tap_piece + across - size
-                    upper = block * pixels + warp * 16 + lane // 4
-                    k, bias = column * columns + 2 * (lane % 4), table[layer, 4]
-                    for half in range(2):
-                        pixel = upper + 8 * half
-                        i, j = split(pixel, width)
-                        row, col = top - reach + i, left - reach + j
-                        inside = 0 <= row < bottom and 0 <= col < map_cols

@@ -7,14 +7,22 @@ from typing import Any
 
 import numpy as np
 
+from kernels.direct import packed
 from kernels.filters import Filters
 from kernels.launch import SIMULATED, blocks, cuda
 from kernels.op import CudaKernel
-from kernels.tensor_conv_cuda import GEOMETRY_TYPES, cells_of_tile, geometry, locate, pack, split, tensor_kernel
+from kernels.tensor_conv_cuda import (
+    CHANNEL_MULTIPLE,
+    GEOMETRY_TYPES,
+    at,
+    cells_of_tile,
+    geometry,
+    locate,
+    pack,
+    split,
+    tensor_kernel,
+)
 from kernels.tiles import DeviceTiles
-
-at = np.uint64  # for an index: signed ones cost a test for counting from the end
-CHANNEL_MULTIPLE = 16  # of the float16 kernel: what one matrix instruction takes
 
 
 @dataclass(frozen=True)
@@ -191,10 +199,7 @@ def tile_conv_cuda(x: Any, filters: Filters, tiles: DeviceTiles, out: Any, relu:
             f"float16 convolution of {channels} to {columns} channels; expected multiples of {CHANNEL_MULTIPLE} "
             "for the tensor cores: pad maps and filters with zeros"
         )
-    key = "cuda_float16" if half else "cuda_float32"
-    if key not in filters.packed:
-        filters.packed[key] = pack(filters, half)
-    weights, bias = filters.packed[key]
+    weights, bias = packed(filters.packed, f"cuda_{x.dtype}", lambda: pack(filters, half))
     variant = _variant(half, columns)
     numbers = geometry(tiles.spec, filters, relu, residual is not None, x.shape, out.shape)
     flat = out.reshape(-1, columns)

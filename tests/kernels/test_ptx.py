@@ -6,11 +6,13 @@ import pytest
 from kernels.launch import cuda, to_device, to_host
 from kernels.ptx import (
     PIECE,
+    activate_pair,
     commit_copies,
     copy_piece,
     load_matrices,
     multiply_matrices,
     store_pair,
+    wait_for_copies,
     wait_for_older_copies,
 )
 
@@ -48,6 +50,38 @@ def test_copy_moves_16_bytes_or_fills_with_zeros(device):
     *_, found = launch(_copy, 32, source, start, inside.astype(np.int32), out)
     copied = [source.ravel()[s : s + 8] if there else np.zeros(8) for s, there in zip(start, inside, strict=True)]
     assert np.array_equal(found.view(np.float16).reshape(32, 8)[::-1], copied)
+
+
+@cuda.jit
+def _wait(source, out):
+    """Each thread copies a piece and reads its neighbour's."""
+    pieces = cuda.shared.array(32, PIECE)
+    thread = cuda.threadIdx.x
+    copy_piece(pieces, thread, source, 8 * thread, True)
+    wait_for_copies()
+    cuda.syncthreads()
+    out[thread] = pieces[31 - thread]
+
+
+@on_devices
+def test_wait_for_all_needs_no_group(device):
+    source = np.random.default_rng(0).standard_normal(256).astype(np.float16)
+    _, found = launch(_wait, 32, source, np.zeros(32, PIECE))
+    assert np.array_equal(found[::-1], source.view(PIECE))
+
+
+@pytest.mark.simulator
+def test_emulated_copies_arrive_when_they_are_waited_for_and_not_before():
+    source, shared = np.arange(24, dtype=np.float16), np.zeros(3, PIECE)
+    for piece in range(3):
+        copy_piece(shared, piece, source, 8 * piece, True)
+        commit_copies()
+    arrived = [list(np.nonzero(shared)[0])]
+    wait_for_older_copies()
+    arrived.append(list(np.nonzero(shared)[0]))
+    wait_for_copies()
+    arrived.append(list(np.nonzero(shared)[0]))
+    assert arrived == [[], [0, 1], [0, 1, 2]] and np.array_equal(shared.view(np.float16), source)
 
 
 @cuda.jit
@@ -122,3 +156,19 @@ def test_store_rounds_a_pair_to_half_precision(device):
     assert np.isinf(expected).any() and (expected == 0).any(), "too large and too small ones are among them"
     assert np.array_equal(found[:, :2], expected) and (found[:, 2:] == 7).all()
     assert np.array_equal(turned.view(np.float16).reshape(32, 2), expected[:, ::-1])
+
+
+@cuda.jit
+def _activate(numbers, scale, shift, out):
+    """A pair to a thread."""
+    thread = cuda.threadIdx.x
+    out[thread] = activate_pair(numbers[thread], scale[thread], shift[thread])
+
+
+@on_devices
+def test_activate_scales_shifts_and_cuts_a_pair(device):
+    numbers, scale, shift = np.random.default_rng(0).standard_normal((3, 64)).astype(np.float16)
+    words = [array.view(np.uint32) for array in (numbers, scale, shift)]
+    *_, found = launch(_activate, 32, *words, np.zeros(32, np.uint32))
+    exact = np.maximum(numbers.astype(np.float64) * scale + shift, 0)
+    assert (exact == 0).any() and np.array_equal(found.view(np.float16), exact.astype(np.float16))

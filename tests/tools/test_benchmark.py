@@ -1,0 +1,136 @@
+"""`python -m tools.benchmark`: kernels, machine code and the page that is written from the kernel table."""
+
+import json
+import re
+from importlib import metadata
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from detector.errors import MissingExtraError, RoadblocksError
+from kernels.table import OPS
+from kernels.voxelize import voxelize_reference
+from tools.benchmark import claims, docs, timing
+from tools.benchmark.__main__ import COMMANDS, main
+from tools.benchmark.claims import GRID, Claim, read_frames
+from tools.benchmark.kernel_times import MAPS_MOVED
+from tools.benchmark.numpy_voxelize import WAYS, NumpyVoxelizer
+from tools.benchmark.ptx import check_compiler
+
+PAGE = docs.PAGE.read_text(encoding="utf-8")
+
+
+def invoke(*words):
+    result = CliRunner().invoke(main, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def documented(section):
+    """The keys that a paragraph of the page names."""
+    paragraph = re.search(rf"^- `{section}`, a list of (.*?)[;.]$", PAGE, re.M | re.S) or re.search(
+        rf"`{section}`, a list of (.*?), and `machine`", PAGE, re.S
+    )
+    return set(re.findall(r"`(\w+)`", paragraph[1]))
+
+
+def test_the_page_has_the_table_of_ops():
+    assert docs.render(PAGE) == PAGE, "run python -m tools.benchmark docs --write"
+    assert all(f"| `{op.name}` |" in PAGE for op in OPS)
+
+
+def test_an_old_page_is_told_and_written(tmp_path, monkeypatch):
+    page = tmp_path / "kernels.md"
+    page.write_text(PAGE.replace("sparse_gather", "sparse_collect"))
+    monkeypatch.setattr(docs, "PAGE", page)
+    assert CliRunner().invoke(main, ["docs"]).exit_code == 2
+    invoke("docs", "--write")
+    invoke("docs")
+    assert docs.op_rows() in page.read_text() and "sparse_collect" in page.read_text(), "only the table is written"
+    with pytest.raises(RoadblocksError, match="no place for the table"):
+        docs.render("# Kernels")
+
+
+def test_kernels(monkeypatch):
+    monkeypatch.setattr(claims, "MAP", (1, 48, 64, 8))
+    words = ("kernels", "--ops", "sparse_*", "--scale", "small", "--seconds", "0.001", "--rounds", "1", "--json", "-")
+    record = json.loads(invoke(*words))
+    assert [row["name"] for row in record["ops"]] == [op.name for op in OPS if op.name.startswith("sparse_")]
+    for row in record["ops"]:
+        assert set(row) == documented("ops")
+        assert 0 < row["cpu_p50_ms"] <= row["cpu_p95_ms"] and row["reference_ms"] > 0 and row["runs"] >= 5
+        assert row["gb_per_s"] == pytest.approx(row["megabytes"] / row["cpu_p50_ms"])
+    assert [claim["name"].split()[0] for claim in record["claims"]] == ["voxelize", "gather", "reduce_mask"]
+    for claim in record["claims"]:
+        assert set(claim) == documented("claims")
+        assert claim["ours_ms"] > 0 and claim["baseline_ms"] > 0 and claim["ratio"] > 0
+    others = re.search(r"^- `device`, (.*)\.$", PAGE, re.M)[0]
+    assert set(record) == {"ops", "claims", *re.findall(r"`(\w+)`", others)}
+
+
+def test_an_unknown_op_is_told():
+    for command in ("kernels", "ptx"):
+        result = CliRunner().invoke(main, [command, "--ops", "sparce_*"])
+        assert result.exit_code == 2 and "sparse_gather" in result.stderr
+
+
+def test_ptx():
+    pytest.importorskip("cuda.core", reason="numba-cuda with NVVM and nvJitLink is not installed: extra 'test'")
+    rows = json.loads(invoke("ptx", "--ops", "sparse_gather", "--json", "-"))["kernels"]
+    assert [row["capability"] for row in rows] == ["sm_80", "sm_90"]
+    for row in rows:
+        assert set(row) == documented("kernels")
+        assert row["ops"] == ["sparse_gather"] and 0 < row["registers"] <= 255 and row["spill_bytes"] == 0
+    assert "sm_90" in invoke("ptx", "--ops", "sparse_gather")
+
+
+def test_a_missing_compiler_is_asked_for_by_name(monkeypatch):
+    def version(package):
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "version", version)
+    with pytest.raises(MissingExtraError, match=r"roadblocks\[test\]"):
+        check_compiler()
+
+
+@pytest.mark.parametrize("largest", WAYS)
+def test_numpy_voxelizes_as_the_reference(largest):
+    rng = np.random.default_rng(0)
+    shape = (9, 12, 7)
+    grid = ((0.0, -12.0, -1.4), 2.0, 0.4, shape)
+    voxelizer = NumpyVoxelizer(*grid, largest)
+    for size in (500, 3, 0, 700):
+        points = rng.uniform((-3, -14, -3, -0.2), (20, 14, 2, 1), (size, 4)).astype(np.float32)
+        points[rng.random(points.shape) < 0.02] = np.nan
+        points[rng.random(points.shape) < 0.01] = np.inf
+        points[:, 3] = np.where(np.isinf(points[:, 3]), 1, points[:, 3])
+        assert np.array_equal(voxelizer(points), voxelize_reference(points, *grid)), size
+
+
+def test_claims_are_met_on_the_right_side_of_their_bound():
+    def claim(ratio, at_least):
+        return Claim("x", "a", 1.0, "b", 2.0, ratio, 2.0, at_least)
+
+    assert claim(2.5, True).met and not claim(1.5, True).met
+    assert claim(1.5, False).met and not claim(2.5, False).met
+
+
+def test_claims_want_whole_sweeps(tmp_path):
+    np.zeros((50, 4), np.float32).tofile(tmp_path / "0.bin")
+    with pytest.raises(RoadblocksError, match="no frame has 100,000 points"):
+        read_frames(tmp_path, 3)
+    np.zeros((100_000, 4), np.float32).tofile(tmp_path / "1.bin")
+    frames, where = read_frames(tmp_path, 3)
+    assert [len(frame.points) for frame in frames] == [100_000] and "1 largest" in where
+
+
+def test_a_slow_reference_is_given_up():
+    assert timing.reference_ms("sparse_gather", "small", 60) > 0
+    assert timing.reference_ms("nms", "frame", 0.01) is None
+
+
+def test_names():
+    assert set(MAPS_MOVED) <= {op.name for op in OPS}
+    assert all(main.get_command(None, name).name == name for name in COMMANDS)
+    assert GRID[3] == (704, 800, 23)

@@ -1,0 +1,1 @@
+"""Measurements that back the project's claims: kernels, the network, whole frames, SBNet's tables."""
