@@ -211,12 +211,14 @@ def copy_window(
     _, rows, cols, channels = x.shape
     first, last = max(0, -left), min(width, cols - left)
     for i in range(height):
-        at = i * window_cols * channels
+        line = window[i * window_cols * channels : (i * window_cols + width) * channels]
         if top + i < 0 or top + i >= rows or first >= last:
-            window[at : at + width * channels] = 0
+            line[:] = 0
         else:
-            window[at : at + first * channels] = 0
-            for j in range(first, last):
-                for c in range(channels):
-                    window[at + j * channels + c] = x[n, top + i, left + j, c]
-            window[at + last * channels : at + width * channels] = 0
+            # Views of one run of numbers each: this becomes vector moves, an index per cell would not.
+            source = x[n, top + i, left + first : left + last].reshape(-1)
+            target = line[first * channels : last * channels]
+            line[: first * channels] = 0
+            for number in range(source.shape[0]):
+                target[number] = source[number]
+            line[last * channels :] = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from dataclasses import dataclass
+from functools import cache
 
 from kernels.launch import compile_ptx, link_cubin
 from kernels.op import CudaKernel
@@ -41,6 +42,7 @@ class MachineCode:
         return "mma.sync" in self.ptx
 
 
+@cache
 def compile_kernel(kernel: CudaKernel, capability: tuple[int, int]) -> MachineCode:
     """Compiles for a compute capability, such as (9, 0); needs NVVM and nvJitLink, but no GPU.
 

@@ -112,7 +112,8 @@ def _unit_tile(
     first_row, first_col = top - halo, left - halo
     copy_window(x, 0, first_row, first_col, height, width, maps[0], width)
     if activate:
-        _activate(maps[0], first_row, first_col, height, width, rows, cols, channels, scale, shift)
+        window = maps[0, : height * width * channels].reshape(height, width, channels)
+        _activate(window, first_row, first_col, rows, cols, scale, shift)
     last = table.shape[0] - 1
     for layer in range(last + 1):
         kernel, columns = table[layer, _KERNEL], table[layer, _OUT]
@@ -165,16 +166,15 @@ def _convolve(
 
 
 @cpu_kernel()
-def _activate(
-    window: Float32, top: int, left: int, height: int, width: int, rows: int, cols: int, channels: int,
-    scale: Float32, shift: Float32,
-) -> None:  # fmt: skip
+def _activate(window: Float32, top: int, left: int, rows: int, cols: int, scale: Float32, shift: Float32) -> None:
     """Pre-activation inside the map; outside it zeros stay zeros."""
+    height, width, channels = window.shape
     for i in range(max(0, -top), min(height, rows - top)):
         for j in range(max(0, -left), min(width, cols - left)):
-            at = (i * width + j) * channels
+            cell = window[i, j]
             for c in range(channels):
-                window[at + c] = max(window[at + c] * scale[c] + shift[c], np.float32(0))
+                value = cell[c] * scale[c] + shift[c]
+                cell[c] = value if value > np.float32(0) else np.float32(0)
 
 
 @cpu_kernel()

@@ -123,7 +123,7 @@ def _half_variant(warps: int, columns: int, depth: int) -> Variant:
     return Variant(kernel, None, 16 * warps, columns, 32 * warps, _SHARED_BYTES - stages)
 
 
-FULL_FLOAT_VARIANTS = tuple(map(_float_variant, (Blocking(64, 32, 16, 4, 4), Blocking(64, 64, 16, 8, 4))))
+FULL_FLOAT_VARIANTS = tuple(map(_float_variant, (Blocking(64, 32, 16, 8, 4), Blocking(64, 64, 16, 8, 4))))
 FULL_HALF_VARIANTS = (_half_variant(4, 32, 32), _half_variant(4, 64, 32))
 # The simulator counts every multiplication, also those with padding.
 FLOAT_VARIANTS = (_float_variant(Blocking(16, 8, 4, 4, 2)),) if SIMULATED else FULL_FLOAT_VARIANTS

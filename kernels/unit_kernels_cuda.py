@@ -64,24 +64,25 @@ def unit_kernel(blocking: Blocking, in_shared: bool) -> Any:
             tile, part = split(item, parts)
             part_row, part_col = split(part, parts_across)
             image = index[tile, 0]
-            top = offset_rows + stride_rows * index[tile, 1] + part_row * part_rows
-            left = offset_cols + stride_cols * index[tile, 2] + part_col * part_cols
-            rows = min(part_rows, tile_rows - part_row * part_rows)
-            cols = min(part_cols, tile_cols - part_col * part_cols)
-            bottom = map_rows if 0 <= image < images else 0  # of an image that is not there, no cell is inside
-            reach = np.int64(halo)
+            top = np.int32(offset_rows + stride_rows * index[tile, 1] + part_row * part_rows)
+            left = np.int32(offset_cols + stride_cols * index[tile, 2] + part_col * part_cols)
+            rows = np.int32(min(part_rows, tile_rows - part_row * part_rows))
+            cols = np.int32(min(part_cols, tile_cols - part_col * part_cols))
+            # Of an image that is not there, no cell is inside.
+            bottom = np.int32(map_rows if 0 <= image < images else 0)
+            reach = np.int32(halo)
             for layer in range(table.shape[0]):
                 size, channels_in, channels_out = table[layer, _SIZE], table[layer, _IN], table[layer, _OUT]
                 weights_in, bias_in = table[layer, _WEIGHTS], table[layer, _BIAS]
-                padded = (channels_out + COLUMN_MULTIPLE - 1) // COLUMN_MULTIPLE * COLUMN_MULTIPLE
-                reach -= size // 2
-                height, width = rows + 2 * reach, cols + 2 * reach
-                read, write = (0, second) if layer % 2 else (second, 0)
+                padded = np.int32(split(channels_out + COLUMN_MULTIPLE - 1, COLUMN_MULTIPLE)[0] * COLUMN_MULTIPLE)
+                reach = np.int32(reach - size // 2)
+                height, width = np.int32(rows + 2 * reach), np.int32(cols + 2 * reach)
+                read, write = np.int32(0 if layer % 2 else second), np.int32(second if layer % 2 else 0)
                 column_blocks = split(channels_out + columns - 1, columns)[0]
                 for turn in range(split(height * width + pixels - 1, pixels)[0] * column_blocks):
                     block, column = split(turn, column_blocks)
                     i, j = split(block * pixels + thread, width)
-                    row, col = top - reach + i, left - reach + j
+                    row, col = np.int32(top - reach + i), np.int32(left - reach + j)
                     for n in range(cells):
                         for m in range(channels):
                             sums[n, m] = np.float32(0)

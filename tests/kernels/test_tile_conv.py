@@ -149,7 +149,7 @@ def bad_calls():
     yield good | {"x": x.tolist()}, TypeError, "expected all of them NumPy arrays"
 
 
-@pytest.mark.parametrize(("arguments", "error", "words"), bad_calls())
+@pytest.mark.parametrize(("arguments", "error", "words"), list(bad_calls()))
 def test_bad_arguments_touch_nothing(arguments, error, words):
     before = arguments["out"].copy()
     with pytest.raises(error, match=words):

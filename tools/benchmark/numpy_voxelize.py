@@ -1,8 +1,8 @@
 """`voxelize` as one would write it in NumPy with care: what the kernel has to beat.
 
 It keeps its grid from frame to frame. The usual way is to clear all 13 million cells of it; it can also borrow the
-kernel's trick and take back only what the last frame wrote. The largest intensity of a cell is where NumPy has no single
-best way, so there are three; the benchmark takes the fastest.
+kernel's trick and take back only what the last frame wrote. The largest intensity of a cell is where NumPy has no
+single best way, so there are three; the benchmark takes the fastest.
 """
 
 from __future__ import annotations
