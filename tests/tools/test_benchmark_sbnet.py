@@ -1,7 +1,7 @@
 """SBNet's tables on this machine: masks, the dense layers against our references, the check, the JSON file."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import onnxruntime
@@ -124,6 +124,21 @@ def test_both_ways_to_run_a_unit_agree(tile_cells):
     apart, _ = layers.run(mask, tile_cells, "layers")
     assert active[mask > 0].all() and not active.all()
     np.testing.assert_allclose(apart[active], fused[active], rtol=1e-4, atol=1e-4)
+
+
+def test_what_other_masks_left_does_not_grow():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, *UNIT.shape, UNIT.channels), np.float32)
+    layers = make_workload(replace(UNIT, units=6), False, rng).layers
+    masks = (rng.random((2, 1, *UNIT.shape)) < 0.02).astype(np.float32)
+    wanted = SparseLayers(x, layers).run(masks[1], 4, "fused")[0]
+    sparse = SparseLayers(x, layers)
+    for _ in range(10):
+        for mask in masks:
+            sparse.run(mask, 4, "fused")
+    assert np.abs(sparse.run(masks[1], 4, "fused")[0]).max() > 10 * np.abs(wanted).max(), "it would grow"
+    sparse.clear()
+    np.testing.assert_array_equal(sparse.run(masks[1], 4, "fused")[0], wanted)
 
 
 def test_a_wrong_result_is_refused_at_active_cells_only():

@@ -194,6 +194,7 @@ def measure(row: Row, masks: Sequence[Float32], folded: bool = False, rounds: in
             dense_ms = dense.median_ms()
             time.sleep(PAUSE_S)
             for mask in masks:
+                sparse.clear()
                 _, tiles = sparse.run(mask, tile_cells, method)
                 fraction = float(active_cells(tiles, x.shape).mean())
                 pairs.append((dense_ms, median_ms(lambda: sparse.run(mask, tile_cells, method)), fraction))  # noqa: B023
@@ -205,12 +206,12 @@ def measure(row: Row, masks: Sequence[Float32], folded: bool = False, rounds: in
 
 def _fastest(sparse: SparseLayers, masks: Sequence[Float32]) -> tuple[int, str]:
     """Side of a tile and method that take the least time over all masks."""
-    durations = {
-        (tile_cells, method): sum(median_ms(lambda: sparse.run(mask, tile_cells, method), SEARCH_S) for mask in masks)  # noqa: B023
-        for tile_cells in TILE_CELLS
-        for method in sparse.methods
-        if tile_cells <= min(sparse.x.shape[1:3])
-    }
+    sides = [cells for cells in TILE_CELLS if cells <= min(sparse.x.shape[1:3])]
+    durations = dict.fromkeys(((cells, method) for cells in sides for method in sparse.methods), 0.0)
+    for choice in durations:
+        for mask in masks:
+            sparse.clear()
+            durations[choice] += median_ms(lambda: sparse.run(mask, *choice), SEARCH_S)  # noqa: B023
     return min(durations, key=lambda choice: durations[choice])
 
 
@@ -223,6 +224,7 @@ def _check(
     """
     tolerance = RELATIVE * float(wanted.std())
     for number, mask in enumerate(masks):
+        sparse.clear()
         found, tiles = sparse.run(mask, tile_cells, method)
         active = active_cells(tiles, wanted.shape)[0]
         if len(sparse.layers) > 1:

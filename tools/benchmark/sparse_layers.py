@@ -51,6 +51,15 @@ class SparseLayers:
             return CONV_METHODS
         return UNIT_METHODS if first.scale is None else UNIT_METHODS[:1]
 
+    def clear(self) -> None:
+        """Zeros everywhere, as before the first mask.
+
+        Without it, units read outside one mask's tiles what their successors left there for another, and the numbers
+        grow from mask to mask until their rounding errors reach the cells that are checked.
+        """
+        for numbers in self._maps:
+            numbers[:] = 0
+
     def run(self, mask: Float32, tile_cells: int, method: str) -> tuple[Float32, ActiveTiles]:
         """All layers in every tile that the mask touches.
 
