@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from detector import paired
 from detector.errors import MissingExtraError, RoadblocksError
 from kernels.table import OPS
 from kernels.voxelize import voxelize_reference
@@ -17,8 +18,9 @@ from tools.benchmark.claims import GRID, Claim, read_frames
 from tools.benchmark.kernel_times import MAPS_MOVED
 from tools.benchmark.numpy_voxelize import WAYS, NumpyVoxelizer
 from tools.benchmark.ptx import check_compiler
+from tools.simulate import write_drive
 
-PAGE = docs.PAGE.read_text(encoding="utf-8")
+PAGE = (docs.ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
 
 
 def invoke(*words):
@@ -35,21 +37,40 @@ def documented(section):
     return set(re.findall(r"`(\w+)`", paragraph[1]))
 
 
-def test_the_page_has_the_table_of_ops():
-    assert docs.render(PAGE) == PAGE, "run python -m tools.benchmark docs --write"
+@pytest.mark.parametrize("section", docs.SECTIONS, ids=lambda section: f"{section[0].name}-{section[1]}")
+def test_pages_hold_the_tables_of_the_records(section):
+    file, name, make = section
+    page = file.read_text(encoding="utf-8")
+    assert docs.render(page, name, make(), file) == page, "run python -m tools.benchmark docs --write"
+
+
+def test_the_page_has_all_ops():
     assert all(f"| `{op.name}` |" in PAGE for op in OPS)
 
 
 def test_an_old_page_is_told_and_written(tmp_path, monkeypatch):
     page = tmp_path / "kernels.md"
     page.write_text(PAGE.replace("sparse_gather", "sparse_collect"))
-    monkeypatch.setattr(docs, "PAGE", page)
+    monkeypatch.setattr(docs, "SECTIONS", [(page, "ops", docs.op_rows)])
     assert CliRunner().invoke(main, ["docs"]).exit_code == 2
     invoke("docs", "--write")
     invoke("docs")
     assert docs.op_rows() in page.read_text() and "sparse_collect" in page.read_text(), "only the table is written"
-    with pytest.raises(RoadblocksError, match="no place for the table"):
-        docs.render("# Kernels")
+    with pytest.raises(RoadblocksError, match="no place for its section"):
+        docs.render("# Kernels", "ops", "", page)
+
+
+def test_accuracy_of_the_shipped_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(paired, "DRAWS", 20)
+    write_drive(tmp_path, 2, seed=0)
+    words = ("accuracy", str(tmp_path), "--margin", "0", "--margin", "200", "--json", "-")
+    assert CliRunner().invoke(main, words).exit_code == 2, "100 m at most"
+    record = json.loads(invoke(*words[:4], "--margin", "100", "--json", "-"))
+    dense, tight, wide = record["runs"]
+    assert (dense["execution"], tight["margin_m"], wide["margin_m"]) == ("dense", 0, 100) and record["frames"] == 2
+    assert 0 < tight["tile_fraction"] < wide["tile_fraction"] == 1
+    assert wide["ap"]["bev"]["R40"] == pytest.approx(dense["ap"]["bev"]["R40"], abs=0.01)
+    assert wide["difference"]["bev"]["points"] == 0
 
 
 def test_kernels(monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from detector.errors import RoadblocksError
 from kernels.residual_unit import residual_unit_reference
@@ -186,12 +187,14 @@ def test_unknown_rows_are_an_error():
     assert isinstance(result.exception, RoadblocksError) and "unit/conv-2/road" in str(result.exception)
 
 
-def test_figure_shows_what_was_measured():
+def test_figure_shows_what_was_measured(tmp_path):
     records = [
         {**asdict(row), "ours": 1 / (1 - row.sparsity), "machine": {"cpu": "?", "cores": 2}, "date": "2026-01-01"}
         for row in figure_rows()
     ]
     assert len(records) == 21
     low = [{**record, "ours": record["ours"] / 2} for record in records]
-    high, low = (np.asarray(draw_figure(part)) for part in (records, low))
-    assert high.shape == low.shape == (640, 960, 3) and (high != low).any()
+    for name, part in (("high.png", records), ("low.png", low)):
+        draw_figure(part, tmp_path / name)
+    high, low = (np.asarray(Image.open(tmp_path / name)) for name in ("high.png", "low.png"))
+    assert high.shape == low.shape and (high != low).any()

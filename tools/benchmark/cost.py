@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,11 @@ from rich.table import Table
 
 from detector.cli import results
 from detector.files import write_json
-from detector.machine import machine, revision, versions
 from kernels.tiles import ActiveTiles, TileSpec
 from models.network import load_network
 from models.plan import GRID_TILE
 from models.sparse import TileExecutor
+from tools.benchmark.report import make_figure, origin
 
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BLOB = 4  # tiles of a side: active tiles come in clusters, as on a road
@@ -62,7 +61,7 @@ def fit_line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
 @click.argument("network", default="kitti", metavar="[NAME|FILE]")
 @click.option("--dense-ms", type=float, help="Milliseconds of a dense run, to compare a with.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the record as JSON.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Write a plot as PNG (needs matplotlib).")
+@click.option("--plot", type=click.Path(path_type=Path), help="Write a plot as PNG (extra 'plots').")
 def cost(network: str, dense_ms: float | None, json_file: Path | None, plot: Path | None) -> None:
     """Time of the network by active tiles, and the fit time = a + b · tiles."""
     loaded = load_network(network)
@@ -82,10 +81,7 @@ def cost(network: str, dense_ms: float | None, json_file: Path | None, plot: Pat
         "b_ms_per_tile": b,
         "total_tiles": total,
         "dense_ms": dense_ms,
-        "machine": machine(),
-        "versions": versions(),
-        "revision": revision(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **origin(),
     }
     if json_file is not None:
         write_json(json_file, record)
@@ -94,25 +90,21 @@ def cost(network: str, dense_ms: float | None, json_file: Path | None, plot: Pat
 
 
 def draw(record: dict[str, Any], file: Path) -> None:
-    """The plot of the points and their line."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise click.ClickException(
-            "matplotlib is not installed; expected for --plot: pip install matplotlib"
-        ) from error
-    share = np.array([point["tiles"] for point in record["points"]]) / record["total_tiles"]
-    ms = np.array([point["ms"] for point in record["points"]])
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
-    axes = figure.subplots()
-    line = record["a_ms"] + record["b_ms_per_tile"] * record["total_tiles"] * np.array([0, 1])
-    axes.plot(
-        [0, 1], line, color="0.6", label=f"{record['a_ms']:.1f} ms + {1e3 * record['b_ms_per_tile']:.1f} µs per tile"
-    )
-    axes.plot(share, ms, "o", label="measured, tiles in clusters")
+    """The plot of the points and their line.
+
+    Raises:
+        MissingExtraError: if matplotlib is not installed.
+    """
+    machine = record["machine"]
+    title = f"Network by active tiles, {machine['cores']} cores of {machine['cpu']}, {record['date'][:10]}"
+    figure, axes = make_figure(title)
+    a_ms, b_ms = record["a_ms"], record["b_ms_per_tile"]
+    line = [a_ms, a_ms + b_ms * record["total_tiles"]]
+    axes.plot([0, 1], line, color="0.6", label=f"{a_ms:.1f} ms + {1e3 * b_ms:.1f} µs per tile")
+    shares = [point["tiles"] / record["total_tiles"] for point in record["points"]]
+    axes.plot(shares, [point["ms"] for point in record["points"]], "o", label="measured, tiles in clusters")
     if record["dense_ms"]:
         axes.axhline(record["dense_ms"], color="C3", linestyle="--", label="dense, onnxruntime")
-    axes.set(xlabel="share of active tiles", ylabel="network [ms]", xlim=(0, 1), ylim=(0, None))
-    axes.set_title(f"Cost by active tiles, {record['machine']['cores']} cores of {record['machine']['cpu']}")
+    axes.set(xlabel="share of active tiles", ylabel="milliseconds", xlim=(0, 1), ylim=(0, None))
     axes.legend(loc="upper left")
-    figure.savefig(file, dpi=120)
+    figure.savefig(file)

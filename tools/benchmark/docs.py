@@ -1,25 +1,52 @@
-"""``python -m tools.benchmark docs``: the table of ops in docs/kernels.md, written from the kernel table."""
+"""``python -m tools.benchmark docs``: tables in README and docs, written from the kernel table and from records."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from detector.cli import messages
+from detector.config import MaskConfig
 from detector.errors import ExitCode, RoadblocksError
 from detector.files import write_whole
+from detector.matching import DIFFICULTIES
 from kernels.op import Exact, Op
 from kernels.table import OPS
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "kernels.md"
-BEGIN, END = "<!-- ops: written by python -m tools.benchmark docs --write -->", "<!-- end of ops -->"
+ROOT = Path(__file__).resolve().parents[2]
+RECORDS = ROOT / "benchmarks"
+NAMES = {"bev": "BEV, IoU 0.7", "3d": "3D, IoU 0.7", "bev_50": "BEV, IoU 0.5", "3d_50": "3D, IoU 0.5"}
+
+
+def read_record(name: str) -> Any:
+    """What ``benchmarks/NAME.json`` holds."""
+    return json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; columns after the first are aligned right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def measured(record: dict[str, Any], command: str, file: str) -> str:
+    """Where numbers come from, in one line."""
+    machine = record["machine"]
+    return (
+        f"`{command}`, {record['date'][:10]}, revision `{record['revision']}`, {machine['cores']} cores of "
+        f"{machine['cpu']}, Python {machine['python']}, onnxruntime {record['versions']['onnxruntime']} "
+        f"(`benchmarks/{file}.json`)."
+    )
 
 
 def op_rows() -> str:
-    """The table of ops as Markdown."""
+    """The table of ops."""
     lines = ["| op | computes | backends agree | CUDA | module |", "|---|---|---|---|---|"]
     for op in OPS:
         module = inspect.getmodule(op.function)
@@ -35,27 +62,127 @@ def _equality(op: Op) -> str:
     return f"to {op.equality.tolerance:g}: {op.equality.reason}"
 
 
-def render(page: str) -> str:
-    """The page with the table as it has to be.
+def latency_rows() -> str:
+    """Milliseconds per stage, dense and sparse, and their ratios."""
+    record = read_record("pipeline")
+    modes, facts, speedup = record["modes"], record["facts"]["sparse"], record["speedup"]
+    names = {"dense": "dense", "sparse": "sparse", "tiles_all": "sparse, all tiles active"}
+    rows = [
+        [stage.replace("total", "**total**")]
+        + [f"{modes[mode][stage]['p50_ms']:.2f} / {modes[mode][stage]['p99_ms']:.2f}" for mode in names]
+        for stage in modes["dense"]
+    ]
+    text = (
+        f"{facts['frames']} frames, {record['turns']} turns, milliseconds p50 / p99. Active tiles: "
+        f"{facts['tile_fraction']:.1%} of the grid on average. Dense is onnxruntime at {record['dense_gflops']:.0f} "
+        f"GFLOP/s, {record['dense_gflops'] / record['gemm_gflops']:.0%} of what a matrix product reaches here. "
+        f"**Sparse over dense: network {speedup['sparse']['backbone']:.1f}×, "
+        f"frame {speedup['sparse']['total']:.1f}×**; with all tiles "
+        f"active the network is {speedup['tiles_all']['backbone']:.1f}× as fast as dense."
+    )
+    origin = measured(record, "python -m tools.benchmark pipeline $KITTI", "pipeline")
+    return f"{markdown(['stage', *names.values()], rows)}\n\n{text}\n\n{origin}"
+
+
+def sbnet_rows() -> str:
+    """SBNet's tables beside the paper's column."""
+    records = read_record("sbnet")
+    rows = []
+    for row in records:
+        layers = "3×3 convolution" if row["kind"] == "conv" else f"{row['units']} residual units"
+        folded = f"{row['ours_folded']:.1f}×" if "ours_folded" in row else ""
+        name = f"{row['stage']}: {layers}, {row['height']}×{row['width']}×{row['channels']}, {row['mask']} mask"
+        times = (f"{row['dense_ms']:.1f}", f"{row['sparse_ms']:.2f}")
+        rows.append([name, f"{row['sparsity']:.0%}", f"{row['sbnet']:.2f}×", f"**{row['ours']:.1f}×**", folded, *times])
+    head = ["layers", "empty", "SBNet", "here", "BN folded", "dense ms", "sparse ms"]
+    return f"{markdown(head, rows)}\n\n{measured(records[0], 'python -m tools.benchmark sbnet', 'sbnet')}"
+
+
+def accuracy_rows() -> str:
+    """AP of dense and sparse execution, and by margin."""
+    record = read_record("accuracy")
+    dense, *sparse = record["runs"]
+    default = next(run for run in sparse if run["margin_m"] == MaskConfig().margin_m)
+    rows = []
+    for metric, name in NAMES.items():
+        one, other = (run["ap"][metric]["R40"] for run in (dense, default))
+        pairs = [f"{one[difficulty]:.1f} / {other[difficulty]:.1f}" for difficulty in DIFFICULTIES]
+        rows.append([name, *pairs, _interval(default["difference"][metric])])
+    first = markdown(["dense / sparse", *DIFFICULTIES, "moderate, sparse minus dense [95 %]"], rows)
+    rows = [
+        [f"{run['margin_m']:g} m", f"{run['tile_fraction']:.1%}", *(_interval(run["difference"][m]) for m in NAMES)]
+        for run in sparse
+    ]
+    second = markdown(["`mask.margin_m`", "active tiles", *NAMES.values()], rows)
+    command = "python -m tools.benchmark accuracy $KITTI --split configs/splits/kitti_val.txt"
+    origin = measured(record, command, "accuracy")
+    text = (
+        f"The default margin is {default['margin_m']:g} m. A network looks beyond an object's own cells: what "
+        "the margin around the mask buys, sparse minus dense at moderate, with the interval of the paired bootstrap:"
+    )
+    return f"{first}\n\n{text}\n\n{second}\n\n{origin}"
+
+
+def _interval(difference: dict[str, float]) -> str:
+    return f"{difference['points']:+.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}]"
+
+
+def claim_rows() -> str:
+    """Kernels against what they have to beat."""
+    record = read_record("kernels")
+    rows = [
+        [
+            claim["name"],
+            f"{claim['ours']}: {claim['ours_ms']:.3g} ms",
+            f"{claim['baseline']}: {claim['baseline_ms']:.3g} ms",
+            f"{claim['ratio']:.3g}",
+            f"{'≥' if claim['at_least'] else '≤'} {claim['wanted']:g}",
+        ]
+        for claim in record["claims"]
+    ]
+    origin = measured(record, "python -m tools.benchmark kernels --frames $KITTI/training", "kernels")
+    return f"{markdown(['', 'ours', 'against', 'ratio', 'wanted'], rows)}\n\n{origin}"
+
+
+# What is written where: page, name of the section, its text.
+SECTIONS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
+    (ROOT / "docs" / "kernels.md", "ops", op_rows),
+    (ROOT / "docs" / "kernels.md", "claims", claim_rows),
+    (ROOT / "README.md", "latency", latency_rows),
+    (ROOT / "README.md", "accuracy", accuracy_rows),
+    (ROOT / "README.md", "sbnet", sbnet_rows),
+)
+
+
+def render(page: str, name: str, text: str, file: Path) -> str:
+    """The page with the text in its section.
 
     Raises:
         RoadblocksError: if the page has no place for it.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    first, last = f"<!-- {name}: written by python -m tools.benchmark docs --write -->", f"<!-- end of {name} -->"
+    before, begin, rest = page.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise RoadblocksError(f"{PAGE}: no place for the table, expected the lines '{BEGIN}' and '{END}'")
-    return f"{before}{BEGIN}\n{op_rows()}\n{END}{after}"
+        raise RoadblocksError(f"{file}: no place for its section '{name}', expected the lines '{first}' and '{last}'")
+    return f"{before}{first}\n{text}\n{last}{after}"
 
 
 @click.command()
-@click.option("--write", is_flag=True, help="Write the page; without it only tell whether it is as it has to be.")
+@click.option("--write", is_flag=True, help="Write the pages; without it, only tell which are old.")
 def docs(write: bool) -> None:
-    """Keep the table of ops in docs/kernels.md as the kernel table is."""
-    page = PAGE.read_text(encoding="utf-8")
-    wanted = render(page)
-    if write and page != wanted:
-        write_whole(PAGE, wanted)
-    elif page != wanted:
-        messages.print(f"{PAGE}: its table of ops is old; run python -m tools.benchmark docs --write", soft_wrap=True)
+    """Keep the tables in README and docs as the kernel table and the records in benchmarks/ are."""
+    old = []
+    for file, name, make in SECTIONS:
+        page = file.read_text(encoding="utf-8")
+        wanted = render(page, name, make(), file)
+        if page == wanted:
+            continue
+        if write:
+            write_whole(file, wanted)
+        else:
+            old.append(f"{file}: its section '{name}' is old; run python -m tools.benchmark docs --write")
+    for line in old:
+        messages.print(line, soft_wrap=True)
+    if old:
         sys.exit(ExitCode.FAILED)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ from rich.table import Table
 
 from detector.cli import messages, results
 from detector.files import write_json
-from detector.machine import machine, revision, versions
 from detector.pipeline import Pipeline
 from detector.sources import open_sources
 from detector.stages import summarize
 from models.sparse import TileExecutor
+from tools.benchmark.report import origin, warn_if_busy
 
 MODES: dict[str, dict[str, str]] = {
     "dense": {"execution": "dense"},
@@ -112,6 +111,7 @@ def _seconds(call: Any) -> float:
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the record as JSON.")
 def pipeline(source: Path, config: str, frames: int, turns: int, json_file: Path | None) -> None:
     """Latency per stage of whole frames of SOURCE: dense, sparse, and sparse with all tiles active."""
+    warn_if_busy()
     gemm = gemm_gflops()
     workers = {mode: Worker(mode, config, source, frames) for mode in MODES}
     times: dict[str, list[list[dict[str, float]]]] = {mode: [] for mode in MODES}
@@ -154,10 +154,7 @@ def make_record(times: dict[str, list[list[dict[str, float]]]], facts: dict[str,
         "dense_gflops": dense_gflops,
         "gemm_gflops": gemm,
         "device": "cpu",
-        "machine": machine(),
-        "versions": versions(),
-        "revision": revision(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **origin(),
     }
 
 

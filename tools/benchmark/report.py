@@ -14,6 +14,7 @@ from rich.table import Table
 from detector.cli import messages, results
 from detector.files import write_json
 from detector.machine import machine, revision, versions
+from models.errors import MissingExtraError
 
 BUSY = 0.5  # load average from which a measurement is told to be doubtful
 
@@ -45,3 +46,19 @@ def emit(json_file: str | None, record: Any, *tables: Table) -> None:
         results.print(table)
     if json_file:
         write_json(Path(json_file), record)
+
+
+def make_figure(title: str) -> tuple[Any, Any]:
+    """A matplotlib figure with one pair of axes, to be saved.
+
+    Raises:
+        MissingExtraError: if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib is not installed; expected for plots: pip install '.[plots]'") from error
+    figure = Figure(figsize=(8, 5.2), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=11)
+    return figure, axes

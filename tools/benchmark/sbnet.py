@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -14,14 +11,13 @@ from typing import Any
 import click
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from detector.cli import messages
 from detector.errors import RoadblocksError
-from detector.files import write_json
-from detector.machine import machine, revision, versions
 from tools.benchmark.masks import read_sweeps, sparsity_of
+from tools.benchmark.report import emit, origin, warn_if_busy
 from tools.benchmark.sbnet_plot import FIGURE_SPARSITIES, draw_figure, figure_rows
 from tools.benchmark.sbnet_rows import ROUNDS, Row, measure, read_rows
 
@@ -29,11 +25,10 @@ Float32 = NDArray[np.float32]
 
 SWEEPS = 5
 DEVICE = "cpu"
-messages, results = Console(stderr=True, highlight=False), Console(highlight=False)
 
 
 def measure_rows(
-    rows: Iterable[Row], sweeps: Sequence[Float32], sweeps_from: str, rounds: int = ROUNDS
+    rows: Iterable[Row], sweeps: Sequence[Float32], sweeps_from: str, rounds: int = ROUNDS, folded: bool = True
 ) -> list[dict[str, Any]]:
     """The rows with their measurements, as the JSON file holds them.
 
@@ -42,19 +37,14 @@ def measure_rows(
         sweeps: points (N, 4) float32 of whole turns, for the masks that are not synthetic.
         sweeps_from: where they come from.
         rounds: how often dense and sparse take turns.
+        folded: whether units are measured in the folded form too.
 
     Returns:
         Dictionaries: the columns of ``sbnet_tables.csv``; ``ours`` = ``dense_ms / sparse_ms``, ``tile_fraction`` and
         the rest of `Measurement`; of units also ``ours_folded`` and all of that form's `Measurement` as ``folded``;
         ``masks``, ``mask_sparsity``, and what the numbers came from.
     """
-    origin = {
-        "device": DEVICE,
-        "machine": machine(),
-        "versions": versions(),
-        "revision": revision(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    made_on = {"device": DEVICE, **origin()}
     records = []
     for row in rows:
         masks = row.masks(sweeps)
@@ -62,10 +52,10 @@ def measure_rows(
         record["mask_sparsity"] = float(np.median([sparsity_of(mask) for mask in masks]))
         measured = measure(row, masks, rounds=rounds)
         record |= {"ours": measured.speedup, **measured.to_json()}
-        if row.kind == "unit":
-            folded = measure(row, masks, folded=True, rounds=rounds)
-            record |= {"ours_folded": folded.speedup, "folded": folded.to_json()}
-        records.append({**record, **origin})
+        if folded and row.kind == "unit":
+            other = measure(row, masks, folded=True, rounds=rounds)
+            record |= {"ours_folded": other.speedup, "folded": other.to_json()}
+        records.append({**record, **made_on})
     return records
 
 
@@ -106,7 +96,11 @@ def speed_table(records: Sequence[dict[str, Any]]) -> Table:
 )
 @click.option("--rows", "pattern", default="*", show_default=True, help="Which rows, e.g. 'unit/conv-2/*'.")
 @click.option("--json", "json_file", help="Write the rows as JSON; - is stdout.")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw speed-up over sparsity as PNG.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw speed-up over sparsity as PNG (extra 'plots').",
+)
 @click.option("--rounds", type=click.IntRange(1), default=ROUNDS, show_default=True, help="Turns of both sides.")
 def sbnet(frames: tuple[Path, ...], pattern: str, json_file: str | None, plot: Path | None, rounds: int) -> None:
     """Measure the speed tables of SBNet (CVPR 2018): sparse tiles against onnxruntime, here and now.
@@ -118,20 +112,12 @@ def sbnet(frames: tuple[Path, ...], pattern: str, json_file: str | None, plot: P
     if not rows:
         names = ", ".join(sorted({row.name for row in read_rows()}))
         raise RoadblocksError(f"--rows {pattern}: no row of that name, expected a pattern for some of {names}")
-    if os.getloadavg()[0] > 0.5:
-        messages.print(
-            f"other programs run here (load {os.getloadavg()[0]:.1f}): the numbers will suffer", style="yellow"
-        )
+    warn_if_busy()
     sweeps, sweeps_from = read_sweeps(frames, SWEEPS)
     messages.print(f"masks: {sweeps_from}")
     shown = track(rows, "rows", console=messages, transient=True)
     records = measure_rows(shown, sweeps, sweeps_from, rounds)
-    if json_file == "-":
-        click.echo(json.dumps(records, indent=1))
-    else:
-        results.print(speed_table(records))
-    if json_file and json_file != "-":
-        write_json(Path(json_file), records)
+    emit(json_file, records, speed_table(records))
     if plot:
         shown = track(figure_rows(), "plot", len(FIGURE_SPARSITIES) * 3, console=messages, transient=True)
-        draw_figure(measure_rows(shown, sweeps, sweeps_from, rounds)).save(plot)
+        draw_figure(measure_rows(shown, sweeps, sweeps_from, rounds, folded=False), plot)

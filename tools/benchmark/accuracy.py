@@ -1,0 +1,117 @@
+"""``python -m tools.benchmark accuracy``: average precision of sparse execution by margin, beside dense."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.progress import track
+from rich.table import Table
+
+from detector.cli import messages
+from detector.config import Config, load_config
+from detector.errors import SourceError
+from detector.evaluate import evaluate, read_folders
+from detector.labels import CAR, KittiLabels
+from detector.paired import paired_difference
+from detector.pipeline import Pipeline
+from detector.run import detect_sources
+from detector.sources import Source, open_sources
+from tools.benchmark.report import emit, origin
+
+METRICS = ("bev", "3d", "bev_50", "3d_50")
+MARGINS_M = (0.0, 0.4, 0.8, 1.6)
+
+
+def labelled_source(source: Path, split: Path | None) -> tuple[Source, Path]:
+    """The frames of a KITTI object set that count, and the folder of their labels.
+
+    Raises:
+        SourceError: if SOURCE is not one set with labels.
+    """
+    opened = open_sources([source])
+    label = opened[0].frames[0].label_path
+    if len(opened) != 1 or label is None:
+        raise SourceError(f"{source}: found no labels beside its points; expected one KITTI object set with label_2")
+    ids = None if split is None else set(split.read_text(encoding="utf-8").split())
+    frames = tuple(frame for frame in opened[0].frames if ids is None or frame.frame_id in ids)
+    return replace(opened[0], frames=frames), label.parent
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way of running, over all frames.
+
+    Attributes:
+        found: detections of each frame.
+        truth: labels of each frame.
+        facts: AP, and of sparse execution the share of active tiles.
+    """
+
+    found: list[KittiLabels]
+    truth: list[KittiLabels]
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, config: Config, source: Source, labels: Path, split: Path | None) -> Run:
+        """Detects on every frame."""
+        pipeline = Pipeline.from_config(config)
+        with tempfile.TemporaryDirectory() as folder:
+            detect_sources(pipeline, [source], Path(folder))
+            _, _, found, truth = read_folders(Path(folder), labels, split)
+        facts: dict[str, Any] = {"execution": config.execution, "ap": evaluate(found, truth)[CAR]}
+        if config.execution == "sparse":
+            tiles = [pipeline.prepare(frame.load())[1] for frame in source.frames]
+            facts["margin_m"] = config.mask.margin_m
+            facts["tile_fraction"] = float(np.mean([len(active) / active.spec.total for active in tiles]))
+        return cls(found, truth, facts)
+
+    def against(self, other: Run) -> dict[str, Any]:
+        """The facts, with the difference to another run."""
+        differences = {name: paired_difference(self.found, other.found, self.truth, name) for name in METRICS}
+        return {**self.facts, "difference": {name: asdict(found) for name, found in differences.items()}}
+
+
+def accuracy_table(record: dict[str, Any]) -> Table:
+    """AP R40 moderate of every run, and its difference to dense."""
+    table = Table("run", "tiles", *METRICS, title=f"Car AP R40 moderate, {record['frames']} frames")
+    for run in record["runs"]:
+        name = run["execution"] + (f", {run['margin_m']:g} m" if "margin_m" in run else "")
+        tiles = f"{run['tile_fraction']:.3f}" if "tile_fraction" in run else ""
+        table.add_row(name, tiles, *(_cell(run, metric) for metric in METRICS))
+    return table
+
+
+def _cell(run: dict[str, Any], metric: str) -> str:
+    text = f"{run['ap'][metric]['R40']['moderate']:.2f}"
+    if "difference" not in run:
+        return text
+    difference = run["difference"][metric]
+    return f"{text} ({difference['points']:+.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}])"
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.option("--split", type=click.Path(path_type=Path, exists=True), help="File that lists the frame ids to count.")
+@click.option("--config", "name", default="kitti", show_default=True, help="Shipped configuration or a YAML file.")
+@click.option("--margin", "margins", type=float, multiple=True, default=MARGINS_M, show_default=True, help="Metres.")
+@click.option("--json", "json_file", help="Write the record as JSON; - is stdout.")
+def accuracy(source: Path, split: Path | None, name: str, margins: tuple[float, ...], json_file: str | None) -> None:
+    """Average precision on a KITTI object set: sparse with several margins around the mask, against dense.
+
+    \b
+    python -m tools.benchmark accuracy $KITTI --split configs/splits/kitti_val.txt
+    """
+    config = load_config(name)
+    chosen, labels = labelled_source(source, split)
+    dense = Run.of(replace(config, execution="dense"), chosen, labels, split)
+    runs = [dense.facts]
+    for margin_m in track(margins, "margins", console=messages, transient=True):
+        sparse = replace(config, execution="sparse", mask=replace(config.mask, margin_m=margin_m))
+        runs.append(Run.of(sparse, chosen, labels, split).against(dense))
+    record = {"frames": len(chosen.frames), "network": config.model, "runs": runs, **origin()}
+    emit(json_file, record, accuracy_table(record))
