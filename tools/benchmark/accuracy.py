@@ -38,7 +38,7 @@ def labelled_source(source: Path, split: Path | None) -> tuple[Source, Path]:
     if len(opened) != 1 or label is None:
         raise SourceError(f"{source}: found no labels beside its points; expected one KITTI object set with label_2")
     ids = None if split is None else set(split.read_text(encoding="utf-8").split())
-    frames = tuple(frame for frame in opened[0].frames if ids is None or frame.frame_id in ids)
+    frames = tuple(frame for frame in opened[0].frames if ids is None or frame.id in ids)
     return replace(opened[0], frames=frames), label.parent
 
 

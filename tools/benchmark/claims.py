@@ -22,7 +22,7 @@ from kernels.tiles import TileSpec, random_tiles
 from kernels.voxelize import voxelize, voxelize_reference
 from kernels.workspace import Workspace
 from models.dense import DenseExecutor
-from tools.benchmark.numpy_voxelize import WAYS, NumpyVoxelizer
+from tools.benchmark.numpy_voxelize import CLEARINGS, WAYS, NumpyVoxelizer
 from tools.benchmark.timing import durations_ms, in_turns_ms
 from tools.simulate import PERIOD_S, simulate_frame
 from tools.simulation.street import build_street
@@ -97,20 +97,19 @@ def measure_claims(frames: Sequence[Frame], rounds: int) -> list[Claim]:
     """One after the other: onnxruntime, whose threads wait busily, comes last."""
     sweeps = [frame.points for frame in frames]
     return [
-        voxelize_claim(sweeps, rounds, clear_all=True),
-        voxelize_claim(sweeps, rounds, clear_all=False),
+        *(voxelize_claim(sweeps, rounds, clearing) for clearing in CLEARINGS),
         gather_scatter_claim(rounds),
         reduce_mask_claim(frames, rounds),
     ]
 
 
-def voxelize_claim(sweeps: Sequence[Float32], rounds: int, clear_all: bool) -> Claim:
-    """A sweep into KITTI's grid, kernel against NumPy, which clears the grid or borrows the kernel's way to do without.
+def voxelize_claim(sweeps: Sequence[Float32], rounds: int, clearing: str) -> Claim:
+    """A sweep into KITTI's grid, kernel against NumPy, which makes or clears its grid in one of the `CLEARINGS`.
 
     Raises:
         RoadblocksError: if NumPy's grids are not the reference's.
     """
-    workspace, fastest = Workspace(), _fastest_voxelizer(sweeps, clear_all)
+    workspace, fastest = Workspace(), _fastest_voxelizer(sweeps, clearing)
     times = []
     for points in sweeps:
         calls = [partial(voxelize, points, *GRID, workspace=workspace), partial(fastest, points)]
@@ -121,16 +120,16 @@ def voxelize_claim(sweeps: Sequence[Float32], rounds: int, clear_all: bool) -> C
         "voxelize a sweep",
         f"kernel, {size:,} points into {'×'.join(map(str, GRID[3]))}",
         float(np.median(ours)),
-        f"NumPy, {fastest.largest.__name__}" + ("" if clear_all else ", with the kernel's clearing"),
+        f"NumPy, {fastest.largest.__name__}, {clearing}",
         float(np.median(theirs)),
         float(np.median(theirs / ours)),
-        5 if clear_all else 1,
+        5 if clearing == CLEARINGS[0] else 1,
         True,
     )
 
 
-def _fastest_voxelizer(sweeps: Sequence[Float32], clear_all: bool) -> NumpyVoxelizer:
-    voxelizers = [NumpyVoxelizer(*GRID, way, clear_all) for way in WAYS]
+def _fastest_voxelizer(sweeps: Sequence[Float32], clearing: str) -> NumpyVoxelizer:
+    voxelizers = [NumpyVoxelizer(*GRID, way, clearing) for way in WAYS]
     for points in sweeps:
         expected = voxelize_reference(points, *GRID)
         for voxelizer in voxelizers:

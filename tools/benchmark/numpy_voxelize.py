@@ -1,6 +1,6 @@
 """`voxelize` as one would write it in NumPy with care: what the kernel has to beat.
 
-It keeps its grid from frame to frame. The usual way is to clear all 13 million cells of it; it can also borrow the
+The usual way is a new grid for every frame. It can also keep its grid and clear all 13 million cells, or borrow the
 kernel's trick and take back only what the last frame wrote. The largest intensity of a cell is where NumPy has no
 single best way, so there are three; the benchmark takes the fastest.
 """
@@ -40,6 +40,8 @@ def reduce_runs(flat: Float32, elements: Elements, values: Float32) -> None:
 
 WAYS: tuple[Callable[[Float32, Elements, Float32], None], ...] = (maximum_at, last_wins, reduce_runs)
 
+CLEARINGS = ("new grid", "filled with 0", "the kernel's clearing")
+
 
 @dataclass(eq=False)
 class NumpyVoxelizer:
@@ -47,7 +49,7 @@ class NumpyVoxelizer:
 
     Attributes:
         largest: one of `WAYS`.
-        clear_all: clear the whole grid, instead of what the last frame wrote.
+        clearing: one of `CLEARINGS`.
     """
 
     origin_m: tuple[float, float, float]
@@ -55,18 +57,20 @@ class NumpyVoxelizer:
     z_bin_m: float
     shape: tuple[int, int, int]
     largest: Callable[[Float32, Elements, Float32], None]
-    clear_all: bool
+    clearing: str
     _written: list[Elements] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._grid = np.zeros(self.shape, np.float32)
 
     def __call__(self, points: Float32) -> Float32:
-        """The grid of a frame; the next one overwrites it."""
+        """The grid of a frame; the next one may overwrite it."""
+        if self.clearing == "new grid":
+            self._grid = np.zeros(self.shape, np.float32)
         flat, (rows, cols, channels) = self._grid.reshape(-1), self.shape
-        if self.clear_all:
+        if self.clearing == "filled with 0":
             flat.fill(0)
-        else:
+        elif self.clearing == "the kernel's clearing":
             for elements in self._written:
                 flat[elements] = 0
         bins = channels - EXTRA_CHANNELS
