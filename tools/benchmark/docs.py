@@ -62,6 +62,18 @@ def _equality(op: Op) -> str:
     return f"to {op.equality.tolerance:g}: {op.equality.reason}"
 
 
+def headline() -> str:
+    """What it is about, in one sentence."""
+    record = read_record("pipeline")
+    dense, sparse = (record["modes"][mode]["total"]["p50_ms"] for mode in ("dense", "sparse"))
+    accuracy = next(run for run in read_record("accuracy")["runs"] if run.get("margin_m") == MaskConfig().margin_m)
+    return (
+        f"**{sparse:.0f} ms for a KITTI frame on {record['machine']['cores']} CPU cores, {dense:.0f} ms dense through "
+        f"onnxruntime: {record['speedup']['sparse']['total']:.1f}× faster at the same accuracy** "
+        f"(BEV AP {accuracy['difference']['bev']['points']:+.2f} points)."
+    )
+
+
 def latency_rows() -> str:
     """Milliseconds per stage, dense and sparse, and their ratios."""
     record = read_record("pipeline")
@@ -71,9 +83,10 @@ def latency_rows() -> str:
         [stage.replace("total", "**total**")]
         + [f"{modes[mode][stage]['p50_ms']:.2f} / {modes[mode][stage]['p99_ms']:.2f}" for mode in names]
         for stage in modes["dense"]
+        if modes["dense"][stage]["max_ms"]  # frames are in memory: nothing is loaded or written
     ]
     text = (
-        f"{facts['frames']} frames, {record['turns']} turns, milliseconds p50 / p99. Active tiles: "
+        f"{facts['frames']} frames, {record['turns']} turns, frames in memory, milliseconds p50 / p99. Active tiles: "
         f"{facts['tile_fraction']:.1%} of the grid on average. Dense is onnxruntime at {record['dense_gflops']:.0f} "
         f"GFLOP/s, {record['dense_gflops'] / record['gemm_gflops']:.0%} of what a matrix product reaches here. "
         f"**Sparse over dense: network {speedup['sparse']['backbone']:.1f}×, "
@@ -148,6 +161,7 @@ def claim_rows() -> str:
 SECTIONS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
     (ROOT / "docs" / "kernels.md", "ops", op_rows),
     (ROOT / "docs" / "kernels.md", "claims", claim_rows),
+    (ROOT / "README.md", "headline", headline),
     (ROOT / "README.md", "latency", latency_rows),
     (ROOT / "README.md", "accuracy", accuracy_rows),
     (ROOT / "README.md", "sbnet", sbnet_rows),
