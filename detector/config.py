@@ -37,7 +37,7 @@ class MaskConfig:
     """Which part of the grid is computed."""
 
     source: str = "occupied"  # one of models.masks.MASK_SOURCES
-    margin_m: float = 0.8  # computed around the mask, because the network looks beyond an object; see the README
+    margin_m: float = 1.2  # computed around the mask, because the network looks beyond an object; see the README
 
 
 @dataclass(frozen=True)

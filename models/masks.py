@@ -11,7 +11,7 @@ from kernels.voxelize import EXTRA_CHANNELS, voxelize
 from kernels.workspace import Workspace
 from models.grid import BevSpec
 
-MASK_STRIDE = 8  # grid cells per mask cell, as SBNet's mask network (CVPR 2018, section 4.2)
+MASK_STRIDE = 4  # grid cells per mask cell: 0.4 m on KITTI's grid, the step in which a margin can be chosen
 
 Float32 = NDArray[np.float32]
 
@@ -28,7 +28,7 @@ class MaskSource(Protocol):
         """Makes the buffers for this grid."""
 
     def __call__(self, points: Float32) -> Float32:
-        """The mask of a frame, (1, rows / 8, cols / 8) float32: compute where it is above 0.
+        """The mask of a frame, (1, rows / 4, cols / 4) float32: compute where it is above 0.
 
         Args:
             points: (N, 4) float32, columns x, y, z [m] and intensity, frame of the grid.

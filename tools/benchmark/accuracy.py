@@ -24,7 +24,7 @@ from detector.sources import Source, open_sources
 from tools.benchmark.report import emit, origin
 
 METRICS = ("bev", "3d", "bev_50", "3d_50")
-MARGINS_M = (0.0, 0.4, 0.8, 1.6)
+MARGINS_M = (0.0, 0.8, 1.2, 1.6)
 
 
 def labelled_source(source: Path, split: Path | None) -> tuple[Source, Path]:
