@@ -51,16 +51,17 @@ class OccupiedCells:
 
     def __init__(self, spec: BevSpec) -> None:
         self._origin = (spec.x_min_m, spec.y_min_m, spec.z_min_m)
-        self._cell_m, self._z_bin_m = spec.cell_m * MASK_STRIDE, spec.z_bin_m
-        self._shape = (*mask_shape(spec), spec.channels)
+        self._cell_m, self._height_m = spec.cell_m * MASK_STRIDE, spec.z_max_m - spec.z_min_m
+        self._mask = np.zeros((1, *mask_shape(spec)), np.float32)
         self._workspace = Workspace()
 
     def __call__(self, points: Float32) -> Float32:
-        """1 where a mask cell holds a point of any height, else 0."""
-        coarse = voxelize(points, self._origin, self._cell_m, self._z_bin_m, self._shape, workspace=self._workspace)
-        occupancy = coarse.shape[2] - EXTRA_CHANNELS + 2  # height bins and the two out-of-range bins
-        mask: Float32 = coarse[None, :, :, :occupancy].max(axis=3)
-        return mask
+        """1 where a mask cell holds a point of any height, else 0; the next frame overwrites it."""
+        shape = (*self._mask.shape[1:], 1 + EXTRA_CHANNELS)  # a single height bin, and what is below and above it
+        coarse = voxelize(points, self._origin, self._cell_m, self._height_m, shape, workspace=self._workspace)
+        np.maximum(coarse[:, :, 0], coarse[:, :, 1], out=self._mask[0])
+        np.maximum(self._mask[0], coarse[:, :, 2], out=self._mask[0])
+        return self._mask
 
 
 MASK_SOURCES: dict[str, type[MaskSource]] = {"occupied": OccupiedCells, "all": AllCells}
