@@ -65,11 +65,17 @@ class Calibration:
 
     def in_view(self, points: NDArray[np.floating]) -> NDArray[np.bool_]:
         """(N,) bool: which LiDAR points the camera sees: in front of it and inside the image."""
-        camera = self.to_camera(points)
-        pixels = self.project(camera)
+        # No division and no BLAS, whose threads would compete with the network's: this runs on every frame.
+        x, y, z = np.asarray(points, np.float64)[:, :3].T
+        across, down, depth, ahead = (a * x + b * y + c * z + d for a, b, c, d in self._view_from_lidar)
         width, height = self.image_size
-        inside = (pixels >= 0).all(axis=1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
-        return inside & (camera[:, 2] > 0)
+        inside = (ahead > 0) & (across >= 0) & (down >= 0) & (across < width * depth) & (down < height * depth)
+        return np.asarray(inside, np.bool_)
+
+    @cached_property
+    def _view_from_lidar(self) -> NDArray[np.float64]:
+        """(4, 4) float64: homogeneous pixels (three rows) and distance ahead of the camera, from the LiDAR frame."""
+        return np.vstack([self.image_from_camera @ self.camera_from_lidar, self.camera_from_lidar[2]])
 
 
 def transform(matrix: NDArray[np.float64], points: NDArray[np.floating]) -> NDArray[np.float64]:

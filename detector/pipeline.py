@@ -169,7 +169,8 @@ class Pipeline:
     def _in_view(self, frame: Frame) -> NDArray[np.float32]:
         if frame.calibration is None or not self.config.sensor.crop_to_camera:
             return frame.points
-        return frame.points[frame.calibration.in_view(frame.points)]
+        inside = frame.calibration.in_view(frame.points)
+        return frame.points if inside.all() else frame.points[inside]
 
 
 def _executor(network: Network, config: Config, threads: int | None) -> DenseExecutor | TileExecutor:
