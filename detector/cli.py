@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 from rich.console import Console
@@ -62,14 +63,19 @@ class Commands(FriendlyGroup):
     """The commands of `roadblocks`; plug-in commands join by entry point."""
 
     PLUGINS = "roadblocks.commands"
+    # Command → module of this package that holds a command of that name; imported when asked for.
+    MODULES: ClassVar[dict[str, str]] = {"stream": "detector.stream_command"}
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Names of all commands."""
-        return sorted({*super().list_commands(context), *metadata.entry_points(group=self.PLUGINS).names})
+        plugins = metadata.entry_points(group=self.PLUGINS).names
+        return sorted({*super().list_commands(context), *self.MODULES, *plugins})
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """The command of a name; plug-ins are imported only when asked for."""
         own = super().get_command(context, name)
+        if name in self.MODULES:
+            own = getattr(import_module(self.MODULES[name]), name)
         plugins = metadata.entry_points(group=self.PLUGINS, name=name)
         return own or next((plugin.load() for plugin in plugins), None)
 
@@ -82,6 +88,7 @@ def main() -> None:
     \b
     Nothing at hand?  roadblocks sample drive
     Detect:           roadblocks detect drive -o out --render
+    Stream:           roadblocks stream drive --rate 10
     Evaluate:         roadblocks evaluate out drive
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[LineHandler()], force=True)
@@ -103,16 +110,28 @@ class SliceType(click.ParamType):  # type: ignore[type-arg]  # generic only sinc
         return slice(start, stop)
 
 
+def pipeline_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which frames are run, and how."""
+    options = (
+        click.option("--config", default="kitti", show_default=True, help="Shipped configuration or a YAML file."),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute."),
+        click.option("--mask", help="Source of the computation mask: occupied or all."),
+        click.option(
+            "--execution", type=click.Choice(["sparse", "dense"]), help="Active tiles, or all by onnxruntime."
+        ),
+        click.option("--score", type=click.FloatRange(0, 1), help="Least score of a box that is written."),
+        click.option("--frames", type=SliceType(), help="Slice of the sorted frames, as in Python."),
+        click.option("--threads", type=click.IntRange(1), help="CPU threads of the network. Default: all cores."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Output folder.")
-@click.option("--config", default="kitti", show_default=True, help="Shipped configuration or a YAML file.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
-@click.option("--mask", help="Source of the computation mask: occupied or all.")
-@click.option("--execution", type=click.Choice(["sparse", "dense"]), help="Active tiles, or the grid by onnxruntime.")
-@click.option("--score", type=click.FloatRange(0, 1), help="Least score of a box that is written.")
-@click.option("--frames", type=SliceType(), help="Slice of the sorted frames, as in Python.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of the network. Default: all cores.")
+@pipeline_options
 @click.option("--render", is_flag=True, help="Draw a bird's-eye-view picture per frame.")
 @click.option("--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True, help="Bad frames.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run in OUT.")
@@ -153,7 +172,7 @@ def detect(
         if source.why_no_calibration:
             reason = f"{source.why_no_calibration}; boxes go to detections.jsonl, LiDAR frame"
             messages.print(Text(reason), soft_wrap=True)
-    with messages.status(_start_up_message()):
+    with messages.status(start_up_message()):
         pipeline = Pipeline.from_config(
             config, device=device, mask=mask, execution=execution, score=score, threads=threads
         )
@@ -205,10 +224,11 @@ def evaluate(predictions: Path, labels: Path, split: Path | None, against: Path 
     if json_file != "-":
         results.print(*tables)
     if json_file:
-        _write_json(json_file, values)
+        emit_json(json_file, values)
 
 
-def _start_up_message() -> str:
+def start_up_message() -> str:
+    """What to say while a pipeline gets ready."""
     from kernels.jit import is_compiled
 
     return (
@@ -237,7 +257,7 @@ def _progress() -> Progress:
 
 def _print_summary(summary: dict[str, Any], out: Path, json_file: str | None) -> None:
     if json_file:
-        _write_json(json_file, summary)
+        emit_json(json_file, summary)
     if json_file == "-":
         return
     if summary["stages"]:
@@ -264,7 +284,8 @@ def stage_table(stages: dict[str, dict[str, float]]) -> Table:
     return table
 
 
-def _write_json(file: str, value: Any) -> None:
+def emit_json(file: str, value: Any) -> None:
+    """Writes a result as JSON to a file, whole, or to stdout for "-"."""
     from detector.files import write_json
 
     if file == "-":

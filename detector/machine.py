@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("roadblocks", "numpy", "numba", "scipy", "onnx", "onnxruntime", "onnxruntime-gpu", "numba-cuda")
+BUSY = 0.5  # load average from which a measurement is told to be doubtful
 
 
 def cpu_name() -> str:
@@ -52,3 +55,20 @@ def revision() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def origin() -> dict[str, Any]:
+    """Machine, versions, revision, date and load average: what every record of a measurement says of itself."""
+    return {
+        "machine": machine(),
+        "versions": versions(),
+        "revision": revision(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def busy_warning() -> str | None:
+    """What to tell before a measurement if other programs run here; None on an idle machine."""
+    load = os.getloadavg()[0]
+    return f"other programs run here (load {load:.1f}): the numbers will suffer" if load > BUSY else None

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.arrivals import SourceClock, open_arrivals
 from detector.config import Config, load_config
-from detector.errors import ConfigError
-from detector.sources import open_sources
+from detector.errors import ConfigError, FrameError, RoadblocksError
+from detector.sources import FrameFile
 from detector.stages import Stage, StageClock
+from detector.stream import stream_frames
 from detector.types import Detections, Frame, FrameResult
 from kernels.decode import decode
 from kernels.nms import nms
@@ -24,7 +28,7 @@ from kernels.voxelize import voxelize
 from kernels.workspace import Workspace
 from models.dense import DenseExecutor
 from models.errors import ModelError
-from models.masks import MASK_SOURCES, MASK_STRIDE, mask_shape
+from models.masks import MASK_SOURCES, MASK_STRIDE, MaskSource, mask_shape
 from models.network import Network, load_network
 from models.plan import GRID_TILE
 from models.sparse import TileExecutor
@@ -34,10 +38,19 @@ from models.tuning import load_choices
 _ROUNDING = 1e-6
 
 
+@dataclass(frozen=True)
+class FrameBuffers:
+    """What a frame is prepared in, up to the network. Frames on their way at once need one each."""
+
+    mask: MaskSource
+    workspace: Workspace = field(default_factory=Workspace)
+
+
 class Pipeline:
     """Detects vehicles in LiDAR frames.
 
-    One pipeline owns its buffers: use it from one thread at a time, or make one per thread.
+    One pipeline owns its buffers: use it from one thread at a time, or make one per thread. While one thread runs
+    a frame, another one that tries gets a `RoadblocksError`.
 
     Example::
 
@@ -59,8 +72,8 @@ class Pipeline:
         self.spec = self.network.info.grid
         self._executor = _executor(self.network, config, threads)
         self.device = self._executor.device
-        self._mask = MASK_SOURCES[config.mask.source](self.spec)
-        self._workspace = Workspace()
+        self._buffers = self.new_buffers()
+        self._user = threading.RLock()
         self.tiles = TileSpec.covering((self.spec.rows, self.spec.cols), GRID_TILE)
         self._mask_tiles = self._tiles_with_margin()
 
@@ -95,68 +108,143 @@ class Pipeline:
             values = replace(values, mask=replace(values.mask, source=mask))
         return cls(values, threads)
 
-    def detect(self, frame: Frame | NDArray[np.float32]) -> FrameResult:
+    def detect(self, frame: Frame | NDArray[np.float32], clock: StageClock | None = None) -> FrameResult:
         """Boxes of one frame.
 
         Args:
             frame: a `Frame`, or its points: (N, 4) float32, columns x, y, z [m, LiDAR], intensity [0, 1].
+            clock: takes the time of the stages.
 
         Raises:
             FrameError: if the points have another shape or dtype.
+            RoadblocksError: if another thread runs a frame on this pipeline.
         """
         if not isinstance(frame, Frame):
             frame = Frame(frame)
-        config, spec, clock = self.config, self.spec, StageClock()
-        grid, tiles = self.prepare(frame, clock)
-        with clock(Stage.BACKBONE):
-            score, regression = self._executor.run(grid, tiles)
-        with clock(Stage.DECODE):
-            origin, cell_m = (spec.x_min_m, spec.y_min_m), spec.cell_m * self.network.info.output_stride
-            limits = (config.score, config.nms.max_candidates)
-            boxes, scores = decode(score, regression, origin, cell_m, *limits, workspace=self._workspace)
-        with clock(Stage.NMS):
-            keep = nms(boxes, scores, config.nms.iou, config.nms.max_boxes, workspace=self._workspace)
-            label = self.network.info.classes[0]
-            detections = Detections(boxes[keep], scores[keep], (label,) * len(keep))
-        return FrameResult(frame, detections, clock.elapsed_ms, len(tiles), tiles.spec.total)
+        clock = clock or StageClock()
+        with self._one_thread():
+            grid, tiles = self.prepare(frame, clock)
+            return self.detect_prepared(frame, grid, tiles, clock)
 
-    def prepare(self, frame: Frame, clock: StageClock | None = None) -> tuple[NDArray[np.float32], ActiveTiles]:
+    def prepare(
+        self, frame: Frame, clock: StageClock | None = None, buffers: FrameBuffers | None = None
+    ) -> tuple[NDArray[np.float32], ActiveTiles]:
         """The first half of `detect`, up to the network: the BEV grid and its active tiles.
+
+        Runs no kernel on several threads, so that it may overlap the network of another frame.
 
         Args:
             frame: the frame.
             clock: takes the time of the stages.
+            buffers: what the result lies in; None for those of the pipeline, which `detect` uses too.
 
         Returns:
-            (rows, cols, channels) float32 grid, which the next frame overwrites, and the active tiles.
+            (rows, cols, channels) float32 grid, and the active tiles: the next frame in these buffers overwrites both.
         """
-        spec, clock = self.spec, clock or StageClock()
+        spec, clock, buffers = self.spec, clock or StageClock(), buffers or self._buffers
         with clock(Stage.VOXELIZE):
             points = self._in_view(frame)
             origin = (spec.x_min_m, spec.y_min_m, spec.z_min_m)
-            grid = voxelize(points, origin, spec.cell_m, spec.z_bin_m, spec.shape, workspace=self._workspace)
+            grid = voxelize(points, origin, spec.cell_m, spec.z_bin_m, spec.shape, workspace=buffers.workspace)
         with clock(Stage.MASK):
-            mask = self._mask(points)
+            mask = buffers.mask(points)
         with clock(Stage.REDUCE):
-            tiles = ActiveTiles(reduce_mask(mask, self._mask_tiles, workspace=self._workspace).index, self.tiles)
+            tiles = ActiveTiles(reduce_mask(mask, self._mask_tiles, workspace=buffers.workspace).index, self.tiles)
         return grid, tiles
 
-    def stream(self, source: str | Path | Iterable[Frame | NDArray[np.float32]]) -> Iterator[FrameResult]:
-        """Results of every frame of a path, or of an iterable of frames or arrays, in order.
+    def detect_prepared(
+        self, frame: Frame, grid: NDArray[np.float32], tiles: ActiveTiles, clock: StageClock
+    ) -> FrameResult:
+        """The second half of `detect`: network, decode, nms.
+
+        Args:
+            frame: the frame.
+            grid: (rows, cols, channels) float32, from `prepare`.
+            tiles: its active tiles.
+            clock: takes the time of the stages.
 
         Raises:
-            RoadblocksError: if the source or a frame is bad; the frames before it have been yielded.
+            RoadblocksError: if another thread runs a frame on this pipeline.
         """
-        if isinstance(source, str | Path):
-            source = (file.load() for opened in open_sources([source]) for file in opened.frames)
-        for number, frame in enumerate(source):
-            yield self.detect(frame if isinstance(frame, Frame) else Frame(frame, id=str(number)))
+        config, spec, workspace = self.config, self.spec, self._buffers.workspace
+        with self._one_thread():
+            with clock(Stage.BACKBONE):
+                score, regression = self._executor.run(grid, tiles)
+            with clock(Stage.DECODE):
+                origin, cell_m = (spec.x_min_m, spec.y_min_m), spec.cell_m * self.network.info.output_stride
+                limits = (config.score, config.nms.max_candidates)
+                boxes, scores = decode(score, regression, origin, cell_m, *limits, workspace=workspace)
+            with clock(Stage.NMS):
+                keep = nms(boxes, scores, config.nms.iou, config.nms.max_boxes, workspace=workspace)
+                label = self.network.info.classes[0]
+                detections = Detections(boxes[keep], scores[keep], (label,) * len(keep))
+        return FrameResult(frame, detections, clock.elapsed_ms, len(tiles), tiles.spec.total)
+
+    def stream(
+        self,
+        source: str | Path | Iterable[Frame | NDArray[np.float32] | FrameFile | str | Path],
+        policy: str = "every",
+        rate_hz: float | None = None,
+        loop: int = 1,
+        follow: bool = False,
+        *,
+        frames: slice | None = None,
+        on_bad_frame: Callable[[FrameError], None] | None = None,
+    ) -> Generator[FrameResult, None, None]:
+        """Results of a source, in order, the next frame being prepared while the network runs on this one.
+
+        A worker thread reads the source; it ends with the source, or when the generator is closed. Between results
+        the pipeline is free for `detect` and other streams of the same thread.
+
+        Args:
+            source: a path as `detector.sources.open_sources` takes it, or any iterable of frames, points
+                ((N, 4) float32, as for `detect`) and paths. An iterable that waits for a sensor is the way to go live.
+            policy: "every": nothing is lost, and the source waits for the network; "latest": the newest frame next,
+                those that it overtook are dropped and counted in `FrameResult.dropped_before`.
+            rate_hz: frames per second. None: a path's frames come at the times that they were recorded at, or without
+                such times as fast as they are taken; an iterable's come when it gives them. ``math.inf``: as fast as
+                they are taken.
+            loop: how often the source is repeated, a path or a list.
+            follow: the source is a folder that grows; frames come as files become complete, until the generator is
+                closed (see `detector.follow.GrowingFolder`).
+            frames: which frames to keep of every recording of a path.
+            on_bad_frame: called in the worker thread for a frame that cannot be loaded, which is then skipped; None
+                ends the stream with the error.
+
+        Raises:
+            ConfigError: if the arguments do not fit one another.
+            SourceError: if a path is no source.
+            RoadblocksError: while iterating, after the results of the frames before: if a frame is bad and
+                ``on_bad_frame`` is None, or another thread runs a frame on this pipeline. What an iterable raises is
+                passed on in the same way.
+        """
+        clock = SourceClock()
+        arrivals = open_arrivals(source, clock, policy=policy, rate_hz=rate_hz, loop=loop, follow=follow, frames=frames)
+        return stream_frames(self, arrivals, clock, policy, on_bad_frame)
+
+    def new_buffers(self) -> FrameBuffers:
+        """Buffers for one more frame to be prepared while others are on their way."""
+        return FrameBuffers(MASK_SOURCES[self.config.mask.source](self.spec))
+
+    @contextmanager
+    def _one_thread(self) -> Iterator[None]:
+        """Refuses a second thread: it would write into the maps that the first one reads."""
+        if not self._user.acquire(blocking=False):
+            raise RoadblocksError(
+                "this pipeline is running a frame in another thread, expected one thread at a time; "
+                "make one pipeline per thread"
+            )
+        try:
+            yield
+        finally:
+            self._user.release()
 
     def warm_up(self) -> None:
-        """Runs one small frame, so that kernels are compiled and the network's buffers exist."""
+        """Runs two small frames, so that kernels are compiled and the network's buffers exist."""
         spec = self.spec
         point = np.array([[spec.x_min_m + 1, spec.y_min_m + 1, spec.z_min_m + 1, 0.5]], np.float32)
-        self.detect(Frame(point, id="warm-up"))
+        for points in (point, point[:0]):  # the second puts back what the first left, which takes kernels of its own
+            self.detect(Frame(points, id="warm-up"))
         nms(np.ones((2, 7), np.float32), np.ones(2, np.float32), 0.5, 2)
 
     def _tiles_with_margin(self) -> TileSpec:

@@ -37,10 +37,10 @@ def find_point_files(path: Path) -> list[Path]:
         if path.is_dir():
             files, found = _files_in(path), f"holds {_listing(path)}"
         elif path.exists() or path.is_symlink():
-            files, found = [path] if _is_point_file(path) else [], "is another kind of file"
+            files, found = [path] if is_point_file(path) else [], "is another kind of file"
         elif has_magic(str(path)):
             matches = _matches(path)
-            files = [match for match in matches if _is_point_file(match)]
+            files = [match for match in matches if is_point_file(match)]
             # A pattern of folders means what is in them.
             files = files or [file for match in matches if match.is_dir() for file in _files_in(match)]
             found = f"matches {len(matches)} paths"
@@ -60,7 +60,7 @@ def _files_in(path: Path) -> list[Path]:
     folders = [folder for folder in matches if folder.is_dir()] or [path]
     files = []
     for folder in folders:
-        found = [file for file in folder.iterdir() if _is_point_file(file)]
+        found = [file for file in folder.iterdir() if is_point_file(file)]
         if not found and folder != path:
             log.warning("%s: holds no point files", folder)
         files += found
@@ -82,6 +82,9 @@ def _matches(pattern: Path) -> list[Path]:
         raise SourceError(f"{pattern}: no glob pattern ({error}); expected e.g. 'drive/**/*.bin'") from error
 
 
-def _is_point_file(path: Path) -> bool:
-    """By name: a link to nowhere counts, so that the missing frame is told, and hidden files do not."""
+def is_point_file(path: Path) -> bool:
+    """Whether a path is taken for a point file: by its name, and no folder.
+
+    A link to nowhere counts, so that the missing frame is told, and hidden files do not.
+    """
     return path.suffix.lower() in POINT_SUFFIXES and not path.name.startswith(".") and not path.is_dir()

@@ -124,7 +124,7 @@ def open_sources(paths: Sequence[str | Path], frames: slice | None = None) -> li
             folders.setdefault(file.parent, set()).add(file)
     sources: list[Source] = []
     for folder, files in folders.items():
-        source = _open_folder(folder, sorted(files))
+        source = open_folder(folder, sorted(files))
         taken = {other.name for other in sources}
         names = chain([source.name], (f"{source.name}-{number}" for number in count(2)))
         name = next(name for name in names if name not in taken)
@@ -136,8 +136,16 @@ def open_sources(paths: Sequence[str | Path], frames: slice | None = None) -> li
     return sources
 
 
-def _open_folder(folder: Path, files: Sequence[Path]) -> Source:
-    """The source of point files of one folder, with their calibration."""
+def open_folder(folder: Path, files: Sequence[Path]) -> Source:
+    """The source of point files of one folder, with their calibration.
+
+    Args:
+        folder: its place in a KITTI layout says which.
+        files: point files in it, at least one, sorted.
+
+    Raises:
+        SourceError: if two files have one stem, or a raw drive's calibration or times cannot be read.
+    """
     _check_stems(files)
     if folder.name == "velodyne":
         return _object_source(folder.parent, files)

@@ -123,6 +123,8 @@ class FrameResult:
         stage_ms: milliseconds per stage name, in the order of `detector.stages.STAGES`.
         tiles_run: active tiles computed.
         tiles_total: tiles of the grid.
+        dropped_before: frames of a stream that came too late to be processed, since the last result.
+        latency_ms: of a stream, from the moment when the frame was available until its boxes were [ms]; else None.
     """
 
     frame: Frame
@@ -130,6 +132,8 @@ class FrameResult:
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     tiles_run: int = 0
     tiles_total: int = 0
+    dropped_before: int = 0
+    latency_ms: float | None = None
 
     @property
     def frame_id(self) -> str:

@@ -83,10 +83,10 @@ def latency_rows() -> str:
         [stage.replace("total", "**total**")]
         + [f"{modes[mode][stage]['p50_ms']:.2f} / {modes[mode][stage]['p99_ms']:.2f}" for mode in names]
         for stage in modes["dense"]
-        if modes["dense"][stage]["max_ms"]  # frames are in memory: nothing is loaded or written
+        if modes["dense"][stage]["max_ms"]  # nothing is written
     ]
     text = (
-        f"{facts['frames']} frames, {record['turns']} turns, frames in memory, milliseconds p50 / p99. Active tiles: "
+        f"{facts['frames']} frames, {record['turns']} turns, milliseconds p50 / p99. Active tiles: "
         f"{facts['tile_fraction']:.1%} of the grid on average. Dense is onnxruntime at {record['dense_gflops']:.0f} "
         f"GFLOP/s, {record['dense_gflops'] / record['gemm_gflops']:.0%} of what a matrix product reaches here. "
         f"**Sparse over dense: network {speedup['sparse']['backbone']:.1f}×, "

@@ -1,92 +1,33 @@
 """``python -m tools.benchmark pipeline``: whole frames, sparse against dense, on recorded data.
 
-Every way of running has a process of its own, so that onnxruntime's waiting threads take no core from Numba's; the
-processes take turns (A B C, A B C, …) and the ratios are medians over those turns.
+Measured by what `roadblocks profile` measures with; here every turn runs all frames, and the ratios are medians over
+turns, so that the record also tells how far the machine can be trusted.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import time
-from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
 from detector.cli import messages, results
 from detector.files import write_json
-from detector.pipeline import Pipeline
-from detector.sources import open_sources
-from detector.stages import summarize
-from models.sparse import TileExecutor
+from detector.profile.measure import read_frames
+from detector.profile.meter import Facts, Sample
+from detector.profile.workers import start_workers, take_turns
+from detector.sources import Source, open_sources
+from detector.stages import Stage, summarize
 from tools.benchmark.report import origin, warn_if_busy
 
-MODES: dict[str, dict[str, str]] = {
-    "dense": {"execution": "dense"},
-    "sparse": {"execution": "sparse"},
-    "tiles_all": {"execution": "sparse", "mask": "all"},
-}
-PAUSE_S = 0.3  # between turns, until waiting threads have gone to sleep
 GEMM_SIZE = 2048
-
-
-class Worker:
-    """One way of running, in a process of its own.
-
-    Args:
-        mode: key of `MODES`.
-        config: name or path.
-        source: folder of frames.
-        frames: how many, spread over the source.
-    """
-
-    def __init__(self, mode: str, config: str, source: Path, frames: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        arguments = (theirs, MODES[mode], config, source, frames)
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        self._process.start()
-        self.facts: dict[str, Any] = self._connection.recv()
-
-    def turn(self) -> list[dict[str, float]]:
-        """Milliseconds per stage of every frame, once."""
-        self._connection.send("turn")
-        return list(self._connection.recv())
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._connection.send("end")
-        self._process.join(10)
-
-
-def _serve(connection: Connection, settings: dict[str, str], config: str, source: Path, frames: int) -> None:
-    pipeline = Pipeline.from_config(config, **settings)  # type: ignore[arg-type]
-    pipeline.warm_up()
-    files = [file for opened in open_sources([source]) for file in opened.frames]
-    chosen = [files[i].load() for i in np.linspace(0, len(files) - 1, min(frames, len(files))).astype(int)]
-    first = [pipeline.detect(frame) for frame in chosen[:5]]
-    connection.send(_facts(pipeline, chosen, len(first)))
-    while connection.recv() == "turn":
-        connection.send([pipeline.detect(frame).stage_ms for frame in chosen])
-
-
-def _facts(pipeline: Pipeline, frames: Sequence[Any], warmed: int) -> dict[str, Any]:
-    prepared = [pipeline.prepare(frame)[1] for frame in frames]
-    facts: dict[str, Any] = {
-        "frames": len(frames),
-        "warmed": warmed,
-        "tile_fraction": float(np.mean([len(tiles) / tiles.spec.total for tiles in prepared])),
-    }
-    executor = pipeline._executor
-    if isinstance(executor, TileExecutor):
-        facts["computed_fraction"] = float(np.mean([executor.computed_fraction(tiles) for tiles in prepared]))
-        facts["gflop"] = executor.plan.operations / 1e9
-    return facts
+Turns = Mapping[str, Sequence[Sequence[Sample]]]
 
 
 def gemm_gflops() -> float:
@@ -112,50 +53,66 @@ def _seconds(call: Any) -> float:
 def pipeline(source: Path, config: str, frames: int, turns: int, json_file: Path | None) -> None:
     """Latency per stage of whole frames of SOURCE: dense, sparse, and sparse with all tiles active."""
     warn_if_busy()
+    made_on = origin()
     gemm = gemm_gflops()
-    workers = {mode: Worker(mode, config, source, frames) for mode in MODES}
-    times: dict[str, list[list[dict[str, float]]]] = {mode: [] for mode in MODES}
-    for _ in track(range(turns), "taking turns", console=messages):
-        for mode, worker in workers.items():
-            time.sleep(PAUSE_S)
-            times[mode].append(worker.turn())
-    facts = {mode: worker.facts for mode, worker in workers.items()}
-    for worker in workers.values():
-        worker.close()
-    record = make_record(times, facts, gemm)
+    files = read_frames(spread(open_sources([source]), frames)).files
+    with start_workers(files, {"config": config}) as workers, Progress(console=messages, transient=True) as progress:
+        task = progress.add_task("taking turns", total=len(workers) * turns * len(files))
+        samples = take_turns(workers, [range(len(files))] * turns, lambda count: progress.advance(task, count))
+        facts = {mode: worker.facts for mode, worker in workers.items()}
+    record = make_record(samples, facts, gemm, made_on)
     results.print(record_table(record))
     _print_facts(record)
     if json_file is not None:
         write_json(json_file, record)
 
 
-def make_record(times: dict[str, list[list[dict[str, float]]]], facts: dict[str, Any], gemm: float) -> dict[str, Any]:
+def spread(sources: Sequence[Source], count: int) -> list[Source]:
+    """The sources with so many frames in all, at even distances."""
+    files = [file for source in sources for file in source.frames]
+    chosen = {id(files[i]) for i in np.linspace(0, len(files) - 1, min(count, len(files))).astype(int)}
+    kept = [replace(source, frames=tuple(file for file in source.frames if id(file) in chosen)) for source in sources]
+    return [source for source in kept if source.frames]
+
+
+def make_record(samples: Turns, facts: Mapping[str, Facts], gemm: float, made_on: Mapping[str, Any]) -> dict[str, Any]:
     """Percentiles per mode, ratios per turn, and where they come from."""
 
     def per_turn(mode: str, stage: str | None) -> np.ndarray[Any, np.dtype[np.float64]]:
-        totals = [[frame[stage] if stage else sum(frame.values()) for frame in turn] for turn in times[mode]]
-        return np.array([np.mean(turn) for turn in totals])
+        turns = [[sample.stage_ms[stage] if stage else sample.total_ms for sample in turn] for turn in samples[mode]]
+        return np.array([np.mean(turn) for turn in turns])
 
+    backbone = Stage.BACKBONE.value
     ratios = {
         mode: {
             name: float(np.median(per_turn("dense", stage) / per_turn(mode, stage)))
-            for name, stage in (("backbone", "backbone"), ("total", None))
+            for name, stage in (("backbone", backbone), ("total", None))
         }
         for mode in ("sparse", "tiles_all")
     }
-    gflop = facts["sparse"]["gflop"]
-    dense_gflops = gflop / float(np.median(per_turn("dense", "backbone"))) * 1e3
+    gflop = facts["sparse"].gflop or 0.0
     return {
-        "modes": {mode: summarize([frame for turn in turns for frame in turn]) for mode, turns in times.items()},
-        "turns": len(times["dense"]),
-        "facts": facts,
+        "modes": {
+            mode: summarize([sample.stage_ms for turn in samples[mode] for sample in turn])
+            for mode in ("dense", "sparse", "tiles_all")
+        },
+        "turns": len(samples["dense"]),
+        "facts": {mode: _facts(facts[mode], samples[mode][0]) for mode in samples},
         "speedup": ratios,
         "gflop": gflop,
-        "dense_gflops": dense_gflops,
+        "dense_gflops": gflop / float(np.median(per_turn("dense", backbone))) * 1e3,
         "gemm_gflops": gemm,
-        "device": "cpu",
-        **origin(),
+        "device": facts["sparse"].device,
+        **made_on,
     }
+
+
+def _facts(facts: Facts, turn: Sequence[Sample]) -> dict[str, Any]:
+    tile_fraction = float(np.mean([sample.tiles / facts.tiles_total for sample in turn]))
+    values = {"frames": len(turn), "warmed": facts.warmed, "tile_fraction": tile_fraction}
+    if facts.gflop is None:
+        return values
+    return {**values, "computed_fraction": facts.computed_fraction, "gflop": facts.gflop}
 
 
 def record_table(record: dict[str, Any]) -> Table:

@@ -1,0 +1,210 @@
+"""`stream_frames`: frame after frame, the next one being prepared while the network runs on this one.
+
+Two threads. The worker loads, voxelizes and makes the tiles of the next frame; the caller's thread runs the network,
+decode and nms. Only the caller's thread launches kernels that run on several threads, because not every threading
+layer of Numba bears two launches at once (its `workqueue` ends the process). Kernels release the GIL.
+
+Every frame on its way has buffers of its own, which go round: free, being prepared, ready, in the network, free::
+
+    every    two buffers: the worker waits until one is free, so the source is slowed down and nothing is lost
+    latest   three: the worker always has one free, and a frame that is ready gives way to a newer one
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.arrivals import Arrival, SourceClock
+from detector.errors import FrameError
+from detector.stages import Stage, StageClock
+from detector.types import Frame, FrameResult
+from kernels.tiles import ActiveTiles
+
+if TYPE_CHECKING:
+    from detector.pipeline import FrameBuffers, Pipeline
+
+log = logging.getLogger("roadblocks")
+
+BUFFERS = {"every": 2, "latest": 3}
+JOIN_S = 5.0  # how long the end of a stream waits for a source that is just giving a frame
+OnBadFrame = Callable[[FrameError], None]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A frame that waits for the network.
+
+    Attributes:
+        frame: the frame.
+        grid: (rows, cols, channels) float32, lies in ``buffers``.
+        tiles: its active tiles, lie there too.
+        clock: times of its stages so far.
+        available_s: since when it was available, time of the source's clock [s].
+        dropped_before: late frames between the last one and this.
+        buffers: to be given back when the network has read them.
+    """
+
+    frame: Frame
+    grid: NDArray[np.float32]
+    tiles: ActiveTiles
+    clock: StageClock
+    available_s: float
+    dropped_before: int
+    buffers: FrameBuffers
+
+
+class _Handover:
+    """Passes prepared frames to the caller's thread and buffers back, in order.
+
+    Args:
+        buffers: all that there are; no more frames than these are ever on their way.
+        latest: a new frame takes the place of one that still waits.
+    """
+
+    def __init__(self, buffers: Iterable[FrameBuffers], latest: bool) -> None:
+        self._changed = threading.Condition()
+        self._free = deque(buffers)
+        self._ready: deque[_Prepared] = deque()
+        self._latest = latest
+        self._stopped = self._ended = False
+        self._error: BaseException | None = None
+
+    def borrow(self) -> FrameBuffers | None:
+        """Buffers for the next frame, as soon as some are free; None when the stream was stopped."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free or self._stopped)
+            return None if self._stopped else self._free.popleft()
+
+    def put(self, prepared: _Prepared) -> None:
+        """A frame for the network."""
+        with self._changed:
+            while self._latest and self._ready:
+                late = self._ready.popleft()
+                self._free.append(late.buffers)
+                prepared = replace(prepared, dropped_before=prepared.dropped_before + late.dropped_before + 1)
+            self._ready.append(prepared)
+            self._changed.notify_all()
+
+    def end(self, error: BaseException | None) -> None:
+        """No frame follows; ``error`` is raised when those that wait have been taken."""
+        with self._changed:
+            self._ended, self._error = True, error
+            self._changed.notify_all()
+
+    def take(self) -> _Prepared | None:
+        """The next frame, as soon as there is one; None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._ended)
+            if self._ready:
+                return self._ready.popleft()
+        if self._error is not None:
+            raise self._error
+        return None
+
+    def give_back(self, buffers: FrameBuffers) -> None:
+        """The network has read these."""
+        with self._changed:
+            self._free.append(buffers)
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Nobody takes frames any more."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+
+def stream_frames(
+    pipeline: Pipeline,
+    arrivals: Iterator[Arrival],
+    clock: SourceClock,
+    policy: str = "every",
+    on_bad_frame: OnBadFrame | None = None,
+) -> Generator[FrameResult, None, None]:
+    """Results of arriving frames, in order. The worker thread ends with the generator.
+
+    Args:
+        pipeline: prepares and detects.
+        arrivals: read by the worker thread.
+        clock: of the arrivals; stopped at the end.
+        policy: key of `BUFFERS`.
+        on_bad_frame: called in the worker thread for a frame that cannot be loaded, which is then skipped; None ends
+            the stream.
+
+    Raises:
+        Exception: what the arrivals raise, after the results of the frames before.
+    """
+    buffers = [pipeline.new_buffers() for _ in range(BUFFERS[policy])]
+    for each in buffers:  # takes its memory here, before the source's clock runs
+        pipeline.prepare(Frame(np.zeros((0, 4), np.float32)), buffers=each)
+    handover = _Handover(buffers, policy == "latest")
+    arguments = (pipeline, arrivals, handover, on_bad_frame)
+    worker = threading.Thread(target=_prepare_frames, args=arguments, name="roadblocks-prepare", daemon=True)
+    try:
+        worker.start()
+        while (prepared := handover.take()) is not None:
+            result = pipeline.detect_prepared(prepared.frame, prepared.grid, prepared.tiles, prepared.clock)
+            handover.give_back(prepared.buffers)
+            latency_ms = 1e3 * (clock.now_s() - prepared.available_s)
+            yield replace(result, dropped_before=prepared.dropped_before, latency_ms=latency_ms)
+    finally:
+        clock.stop()
+        handover.stop()
+        _join(worker)
+
+
+def _prepare_frames(
+    pipeline: Pipeline, arrivals: Iterator[Arrival], handover: _Handover, on_bad_frame: OnBadFrame | None
+) -> None:
+    """What the worker thread runs. Buffers come first: no frame is asked of the source before it has a place."""
+    error: BaseException | None = None
+    try:
+        frames = _loaded(arrivals, on_bad_frame)
+        for buffers in iter(handover.borrow, None):
+            loaded = next(frames, None)
+            if loaded is None:
+                break
+            frame, clock, arrival = loaded
+            grid, tiles = pipeline.prepare(frame, clock, buffers)
+            handover.put(
+                _Prepared(frame, grid, tiles, clock, arrival.available_s, arrival.dropped_before, buffers),
+            )
+    except BaseException as caught:  # whatever the source raises belongs to the caller
+        error = caught
+    handover.end(error)
+
+
+def _loaded(
+    arrivals: Iterator[Arrival], on_bad_frame: OnBadFrame | None
+) -> Iterator[tuple[Frame, StageClock, Arrival]]:
+    """The good frames; what was dropped before a bad one counts for the next."""
+    dropped = 0
+    for arrival in arrivals:
+        dropped += arrival.dropped_before
+        clock = StageClock()
+        try:
+            with clock(Stage.LOAD):
+                frame = arrival.load()
+        except FrameError as error:
+            if on_bad_frame is None:
+                raise
+            on_bad_frame(error)
+            continue
+        yield frame, clock, replace(arrival, dropped_before=dropped)
+        dropped = 0
+
+
+def _join(worker: threading.Thread) -> None:
+    if worker.ident is None:  # interrupted before it started
+        return
+    worker.join(JOIN_S)
+    if worker.is_alive():
+        log.warning("the source of a stream has been giving a frame for %g s; its thread ends with that frame", JOIN_S)
