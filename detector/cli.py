@@ -120,6 +120,7 @@ def pipeline_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--execution", type=click.Choice(["sparse", "dense"]), help="Active tiles, or all by onnxruntime."
         ),
         click.option("--score", type=click.FloatRange(0, 1), help="Least score of a box that is written."),
+        click.option("--budget-ms", type=float, help="Time per frame; far tiles that do not fit are left out."),
         click.option("--frames", type=SliceType(), help="Slice of the sorted frames, as in Python."),
         click.option("--threads", type=click.IntRange(1), help="CPU threads of the network. Default: all cores."),
     )
@@ -139,17 +140,12 @@ def pipeline_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def detect(
     sources: tuple[str, ...],
     out: Path,
-    config: str,
-    device: str | None,
-    mask: str | None,
-    execution: str | None,
-    score: float | None,
     frames: slice | None,
-    threads: int | None,
     render: bool,
     on_error: str,
     resume: bool,
     json_file: str | None,
+    **settings: Any,
 ) -> None:
     """Find vehicles in recorded frames.
 
@@ -173,9 +169,7 @@ def detect(
             reason = f"{source.why_no_calibration}; boxes go to detections.jsonl, LiDAR frame"
             messages.print(Text(reason), soft_wrap=True)
     with messages.status(start_up_message()):
-        pipeline = Pipeline.from_config(
-            config, device=device, mask=mask, execution=execution, score=score, threads=threads
-        )
+        pipeline = Pipeline.from_config(**settings)
         pipeline.warm_up()
     total = sum(len(source.frames) for source in opened)
     with _progress() as progress:

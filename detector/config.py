@@ -24,6 +24,8 @@ EXECUTIONS = ("sparse", "dense")
 # A configuration is a page of text; a larger file is something else, or meant to exhaust memory.
 MAX_FILE_BYTES = 100_000
 
+MAX_BUDGET_MS = 1e6
+
 
 @dataclass(frozen=True)
 class SensorConfig:
@@ -38,6 +40,14 @@ class MaskConfig:
 
     source: str = "occupied"  # one of models.masks.MASK_SOURCES
     margin_m: float = 1.2  # computed around the mask, because the network looks beyond an object; see the README
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """How much a frame may cost; the nearest active tiles run, the others are left out. None: no limit."""
+
+    tiles: int | None = None  # active tiles that run at most
+    ms: float | None = None  # load to nms, milliseconds; how many tiles that is, is learned on the way
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,7 @@ class Config:
     score: float = 0.05  # boxes below are not written; average precision needs the tail
     sensor: SensorConfig = field(default_factory=SensorConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     nms: NmsConfig = field(default_factory=NmsConfig)
 
     def __post_init__(self) -> None:
@@ -68,6 +79,12 @@ class Config:
             raise ConfigError(f"execution is '{self.execution}', expected one of: {', '.join(EXECUTIONS)}")
         if not 0 <= self.mask.margin_m <= 100:
             raise ConfigError(f"mask.margin_m is {self.mask.margin_m}, expected 0 to 100")
+        if self.budget.tiles is not None and self.budget.tiles < 1:
+            raise ConfigError(f"budget.tiles is {self.budget.tiles}, expected at least 1")
+        if self.budget.ms is not None and not 0 < self.budget.ms <= MAX_BUDGET_MS:
+            raise ConfigError(f"budget.ms is {self.budget.ms}, expected more than 0 and at most {MAX_BUDGET_MS:g}")
+        if self.execution == "dense" and self.budget != BudgetConfig():
+            raise ConfigError("budget: a dense frame has no tiles to leave out; expected execution sparse")
         if not 0 <= self.nms.iou <= 1:
             raise ConfigError(f"nms.iou is {self.nms.iou}, expected 0 to 1")
         if min(self.nms.max_candidates, self.nms.max_boxes) < 1:

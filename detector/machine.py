@@ -1,9 +1,10 @@
-"""What machine and which versions a number came from."""
+"""What machine and which versions a number came from, and how much memory it took."""
 
 from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
 from datetime import UTC, datetime
 from importlib import metadata
@@ -72,3 +73,15 @@ def busy_warning() -> str | None:
     """What to tell before a measurement if other programs run here; None on an idle machine."""
     load = os.getloadavg()[0]
     return f"other programs run here (load {load:.1f}): the numbers will suffer" if load > BUSY else None
+
+
+def peak_memory_mb() -> float:
+    """Most memory that this process has held [MB, 1e6 bytes].
+
+    Linux counts it anew for each program; elsewhere ``getrusage`` has to do, which a child inherits.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6

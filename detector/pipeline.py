@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.arrivals import SourceClock, open_arrivals
+from detector.budget import Budget, CostModel
 from detector.config import Config, load_config
 from detector.errors import ConfigError, FrameError, RoadblocksError
 from detector.sources import FrameFile
@@ -36,6 +38,7 @@ from models.tuning import load_choices
 
 # Half a millimetre of a cell: what a margin may lack before it takes one more.
 _ROUNDING = 1e-6
+COST_RUNS = 4  # of each kind; the first may compile
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Pipeline:
         self._user = threading.RLock()
         self.tiles = TileSpec.covering((self.spec.rows, self.spec.cols), GRID_TILE)
         self._mask_tiles = self._tiles_with_margin()
+        self._budget = Budget(config.budget, self.spec, self.tiles)
 
     @classmethod
     def from_config(
@@ -86,6 +90,7 @@ class Pipeline:
         mask: str | None = None,
         execution: str | None = None,
         score: float | None = None,
+        budget_ms: float | None = None,
         threads: int | None = None,
     ) -> Pipeline:
         """The pipeline of a shipped configuration, a YAML file or a `Config`; the keywords override it.
@@ -96,6 +101,7 @@ class Pipeline:
             mask: source of the computation mask.
             execution: "sparse": active tiles only; "dense": the whole grid through onnxruntime.
             score: least score of a box, 0..1.
+            budget_ms: time that a frame may take, load to nms [ms]; see `detector.budget`.
             threads: CPU threads, None for all cores.
 
         Raises:
@@ -106,6 +112,8 @@ class Pipeline:
         values = replace(values, **{key: value for key, value in changes.items() if value is not None})
         if mask is not None:
             values = replace(values, mask=replace(values.mask, source=mask))
+        if budget_ms is not None:
+            values = replace(values, budget=replace(values.budget, ms=budget_ms))
         return cls(values, threads)
 
     def detect(self, frame: Frame | NDArray[np.float32], clock: StageClock | None = None) -> FrameResult:
@@ -153,7 +161,12 @@ class Pipeline:
         return grid, tiles
 
     def detect_prepared(
-        self, frame: Frame, grid: NDArray[np.float32], tiles: ActiveTiles, clock: StageClock
+        self,
+        frame: Frame,
+        grid: NDArray[np.float32],
+        tiles: ActiveTiles,
+        clock: StageClock,
+        after_network: Callable[[], None] = lambda: None,
     ) -> FrameResult:
         """The second half of `detect`: network, decode, nms.
 
@@ -162,23 +175,51 @@ class Pipeline:
             grid: (rows, cols, channels) float32, from `prepare`.
             tiles: its active tiles.
             clock: takes the time of the stages.
+            after_network: called when the network has read grid and tiles.
 
         Raises:
             RoadblocksError: if another thread runs a frame on this pipeline.
         """
-        config, spec, workspace = self.config, self.spec, self._buffers.workspace
         with self._one_thread():
+            if self._budget.wants_costs:
+                self._budget.start(self._measure_cost(grid))
+            spent_ms, start_s = sum(clock.elapsed_ms.values()), time.perf_counter()
             with clock(Stage.BACKBONE):
-                score, regression = self._executor.run(grid, tiles)
-            with clock(Stage.DECODE):
-                origin, cell_m = (spec.x_min_m, spec.y_min_m), spec.cell_m * self.network.info.output_stride
-                limits = (config.score, config.nms.max_candidates)
-                boxes, scores = decode(score, regression, origin, cell_m, *limits, workspace=workspace)
-            with clock(Stage.NMS):
-                keep = nms(boxes, scores, config.nms.iou, config.nms.max_boxes, workspace=workspace)
-                label = self.network.info.classes[0]
-                detections = Detections(boxes[keep], scores[keep], (label,) * len(keep))
-        return FrameResult(frame, detections, clock.elapsed_ms, len(tiles), tiles.spec.total)
+                kept = self._budget.keep(tiles, spent_ms)
+                maps = self._executor.run(grid, kept)
+            after_network()
+            detections = self._boxes(*maps, clock)
+            self._budget.learn(len(kept), 1e3 * (time.perf_counter() - start_s))
+        left_out = len(tiles) - len(kept)
+        return FrameResult(frame, detections, clock.elapsed_ms, len(kept), tiles.spec.total, left_out)
+
+    def _boxes(self, score: NDArray[np.float32], regression: NDArray[np.float32], clock: StageClock) -> Detections:
+        """The boxes in the network's maps."""
+        config, spec, workspace = self.config, self.spec, self._buffers.workspace
+        with clock(Stage.DECODE):
+            origin, cell_m = (spec.x_min_m, spec.y_min_m), spec.cell_m * self.network.info.output_stride
+            limits = (config.score, config.nms.max_candidates)
+            boxes, scores = decode(score, regression, origin, cell_m, *limits, workspace=workspace)
+        with clock(Stage.NMS):
+            keep = nms(boxes, scores, config.nms.iou, config.nms.max_boxes, workspace=workspace)
+            label = self.network.info.classes[0]
+            return Detections(boxes[keep], scores[keep], (label,) * len(keep))
+
+    def _measure_cost(self, grid: NDArray[np.float32]) -> CostModel:
+        """What frames without active tiles and with all of them take: the fastest of a few runs each."""
+
+        def fastest_ms(tiles: ActiveTiles) -> float:
+            taken_ms = []
+            for _ in range(COST_RUNS):
+                clock = StageClock()
+                with clock(Stage.BACKBONE):
+                    maps = self._executor.run(grid, tiles)
+                self._boxes(*maps, clock)
+                taken_ms.append(sum(clock.elapsed_ms.values()))
+            return min(taken_ms)
+
+        none = ActiveTiles(np.zeros((0, 3), np.int32), self.tiles)
+        return CostModel(fastest_ms(none), fastest_ms(ActiveTiles.all(self.tiles)), self.tiles.total)
 
     def stream(
         self,

@@ -85,7 +85,8 @@ class OutputFolder:
     def write_timing(self, result: FrameResult) -> None:
         """Writes the stage times of one frame; last, because writing is a stage too."""
         times = {name: round(value, 3) for name, value in result.stage_ms.items()}
-        self._append(TIMING, {"frame": result.frame.id, "stage_ms": times, "tiles_run": result.tiles_run})
+        tiles = {"tiles_run": result.tiles_run, "tiles_left_out": result.tiles_left_out}
+        self._append(TIMING, {"frame": result.frame.id, "stage_ms": times, **tiles})
 
     def _append(self, name: str, record: dict[str, Any]) -> None:
         self._lines[name].write(json.dumps(record) + "\n")

@@ -4,10 +4,11 @@ Two threads. The worker loads, voxelizes and makes the tiles of the next frame; 
 decode and nms. Only the caller's thread launches kernels that run on several threads, because not every threading
 layer of Numba bears two launches at once (its `workqueue` ends the process). Kernels release the GIL.
 
-Every frame on its way has buffers of its own, which go round: free, being prepared, ready, in the network, free::
+The worker prepares a frame in buffers that go round: free, being prepared, ready, in the network, free::
 
-    every    two buffers: the worker waits until one is free, so the source is slowed down and nothing is lost
-    latest   three: the worker always has one free, and a frame that is ready gives way to a newer one
+    every    two: the worker waits until one is free, so the source is slowed down and nothing is lost
+    latest   one, lent only while no network runs: a frame that comes meanwhile may well be overtaken, so it waits as
+             it is, gives way to a newer one, and is prepared by the caller's thread in the end
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,64 +35,68 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("roadblocks")
 
-BUFFERS = {"every": 2, "latest": 3}
+_NOTHING = Frame(np.zeros((0, 4), np.float32))
+BUFFERS = {"every": 2, "latest": 1}
 JOIN_S = 5.0  # how long the end of a stream waits for a source that is just giving a frame
 OnBadFrame = Callable[[FrameError], None]
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class _Waiting:
     """A frame that waits for the network.
 
     Attributes:
         frame: the frame.
-        grid: (rows, cols, channels) float32, lies in ``buffers``.
-        tiles: its active tiles, lie there too.
         clock: times of its stages so far.
         available_s: since when it was available, time of the source's clock [s].
         dropped_before: late frames between the last one and this.
-        buffers: to be given back when the network has read them.
+        prepared: its (rows, cols, channels) float32 grid and its active tiles; None: the caller's thread makes them.
+        buffers: what these lie in, to be given back when the network has read them.
     """
 
     frame: Frame
-    grid: NDArray[np.float32]
-    tiles: ActiveTiles
     clock: StageClock
     available_s: float
     dropped_before: int
-    buffers: FrameBuffers
+    prepared: tuple[NDArray[np.float32], ActiveTiles] | None = None
+    buffers: FrameBuffers | None = None
 
 
 class _Handover:
-    """Passes prepared frames to the caller's thread and buffers back, in order.
+    """Passes frames to the caller's thread and buffers back, in order.
 
     Args:
-        buffers: all that there are; no more frames than these are ever on their way.
+        buffers: all that there are.
         latest: a new frame takes the place of one that still waits.
+
+    Attributes:
+        stopped: nobody takes frames any more.
     """
 
     def __init__(self, buffers: Iterable[FrameBuffers], latest: bool) -> None:
         self._changed = threading.Condition()
-        self._free = deque(buffers)
-        self._ready: deque[_Prepared] = deque()
+        self._free = list(buffers)
+        self._ready: deque[_Waiting] = deque()
         self._latest = latest
-        self._stopped = self._ended = False
+        self._running = self._ended = False
         self._error: BaseException | None = None
+        self.stopped = False
 
     def borrow(self) -> FrameBuffers | None:
-        """Buffers for the next frame, as soon as some are free; None when the stream was stopped."""
+        """Buffers for a frame; "every" waits for them, "latest" does without while the network runs."""
         with self._changed:
-            self._changed.wait_for(lambda: self._free or self._stopped)
-            return None if self._stopped else self._free.popleft()
+            if not self._latest:
+                self._changed.wait_for(lambda: self._free or self.stopped)
+            return None if self.stopped or (self._latest and self._running) or not self._free else self._free.pop()
 
-    def put(self, prepared: _Prepared) -> None:
+    def put(self, waiting: _Waiting) -> None:
         """A frame for the network."""
         with self._changed:
             while self._latest and self._ready:
                 late = self._ready.popleft()
-                self._free.append(late.buffers)
-                prepared = replace(prepared, dropped_before=prepared.dropped_before + late.dropped_before + 1)
-            self._ready.append(prepared)
+                self._take_back(late.buffers)
+                waiting = replace(waiting, dropped_before=waiting.dropped_before + late.dropped_before + 1)
+            self._ready.append(waiting)
             self._changed.notify_all()
 
     def end(self, error: BaseException | None) -> None:
@@ -99,27 +105,33 @@ class _Handover:
             self._ended, self._error = True, error
             self._changed.notify_all()
 
-    def take(self) -> _Prepared | None:
-        """The next frame, as soon as there is one; None at the end."""
+    def take(self) -> _Waiting | None:
+        """The next frame, as soon as there is one; None at the end. Its network runs until `network_done`."""
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._ended)
             if self._ready:
+                self._running = True
                 return self._ready.popleft()
         if self._error is not None:
             raise self._error
         return None
 
-    def give_back(self, buffers: FrameBuffers) -> None:
-        """The network has read these."""
+    def network_done(self, buffers: FrameBuffers | None) -> None:
+        """The network has read the frame that was taken, which lay in these."""
         with self._changed:
-            self._free.append(buffers)
+            self._running = False
+            self._take_back(buffers)
             self._changed.notify_all()
 
     def stop(self) -> None:
         """Nobody takes frames any more."""
         with self._changed:
-            self._stopped = True
+            self.stopped = True
             self._changed.notify_all()
+
+    def _take_back(self, buffers: FrameBuffers | None) -> None:
+        if buffers is not None:
+            self._free.append(buffers)
 
 
 def stream_frames(
@@ -144,17 +156,19 @@ def stream_frames(
     """
     buffers = [pipeline.new_buffers() for _ in range(BUFFERS[policy])]
     for each in buffers:  # takes its memory here, before the source's clock runs
-        pipeline.prepare(Frame(np.zeros((0, 4), np.float32)), buffers=each)
+        pipeline.prepare(_NOTHING, buffers=each)
     handover = _Handover(buffers, policy == "latest")
     arguments = (pipeline, arrivals, handover, on_bad_frame)
     worker = threading.Thread(target=_prepare_frames, args=arguments, name="roadblocks-prepare", daemon=True)
     try:
         worker.start()
-        while (prepared := handover.take()) is not None:
-            result = pipeline.detect_prepared(prepared.frame, prepared.grid, prepared.tiles, prepared.clock)
-            handover.give_back(prepared.buffers)
-            latency_ms = 1e3 * (clock.now_s() - prepared.available_s)
-            yield replace(result, dropped_before=prepared.dropped_before, latency_ms=latency_ms)
+        while (waiting := handover.take()) is not None:
+            frame, times = waiting.frame, waiting.clock
+            grid, tiles = waiting.prepared or pipeline.prepare(frame, times)
+            done = partial(handover.network_done, waiting.buffers)
+            result = pipeline.detect_prepared(frame, grid, tiles, times, done)
+            latency_ms = 1e3 * (clock.now_s() - waiting.available_s)
+            yield replace(result, dropped_before=waiting.dropped_before, latency_ms=latency_ms)
     finally:
         clock.stop()
         handover.stop()
@@ -164,19 +178,15 @@ def stream_frames(
 def _prepare_frames(
     pipeline: Pipeline, arrivals: Iterator[Arrival], handover: _Handover, on_bad_frame: OnBadFrame | None
 ) -> None:
-    """What the worker thread runs. Buffers come first: no frame is asked of the source before it has a place."""
+    """What the worker thread runs."""
     error: BaseException | None = None
     try:
-        frames = _loaded(arrivals, on_bad_frame)
-        for buffers in iter(handover.borrow, None):
-            loaded = next(frames, None)
-            if loaded is None:
+        for frame, clock, arrival in _loaded(arrivals, on_bad_frame):
+            buffers = handover.borrow()
+            if handover.stopped:
                 break
-            frame, clock, arrival = loaded
-            grid, tiles = pipeline.prepare(frame, clock, buffers)
-            handover.put(
-                _Prepared(frame, grid, tiles, clock, arrival.available_s, arrival.dropped_before, buffers),
-            )
+            prepared = None if buffers is None else pipeline.prepare(frame, clock, buffers)
+            handover.put(_Waiting(frame, clock, arrival.available_s, arrival.dropped_before, prepared, buffers))
     except BaseException as caught:  # whatever the source raises belongs to the caller
         error = caught
     handover.end(error)

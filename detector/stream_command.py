@@ -19,8 +19,8 @@ from rich.status import Status
 
 from detector.cli import messages, pipeline_options, start_up_message
 from detector.errors import ExitCode, FrameError
+from detector.machine import peak_memory_mb
 from detector.pipeline import Pipeline
-from detector.profile.meter import peak_memory_mb
 from detector.types import FrameResult
 
 log = logging.getLogger("roadblocks")
@@ -34,12 +34,16 @@ class StreamReport:
         frames: results that were written.
         dropped: frames that came too late to be processed.
         skipped: bad frames.
+        left_out: tiles that the budget left out.
+        tiles: active tiles.
         latency_ms: of every result, from the moment when its frame was available until its boxes were [ms].
     """
 
     frames: int = 0
     dropped: int = 0
     skipped: int = 0
+    left_out: int = 0
+    tiles: int = 0
     latency_ms: array[float] = field(default_factory=lambda: array("d"))
 
     def skip(self, error: FrameError) -> None:
@@ -51,6 +55,8 @@ class StreamReport:
         """Counts a result."""
         self.frames += 1
         self.dropped += result.dropped_before
+        self.left_out += result.tiles_left_out
+        self.tiles += result.tiles_run + result.tiles_left_out
         self.latency_ms.append(result.latency_ms or 0.0)
 
     def __str__(self) -> str:
@@ -58,6 +64,8 @@ class StreamReport:
         if self.frames:
             p50, p95, p99 = np.percentile(self.latency_ms, [50, 95, 99])
             text += f"; latency p50 {p50:.1f}, p95 {p95:.1f}, p99 {p99:.1f}, max {max(self.latency_ms):.1f} ms"
+        if self.left_out:
+            text += f"; {100 * self.left_out / self.tiles:.1f}% of the active tiles left out"
         return f"{text}; peak memory {peak_memory_mb():.0f} MB"
 
 
@@ -147,7 +155,7 @@ def record(result: FrameResult, least_score: float) -> dict[str, Any]:
         **shown,
         "stage_ms": {name: round(ms, 3) for name, ms in result.stage_ms.items()},
         "tiles_run": result.tiles_run,
-        "tiles_left_out": 0,
+        "tiles_left_out": result.tiles_left_out,
         "dropped_before": result.dropped_before,
         "latency_ms": round(result.latency_ms or 0.0, 3),
     }

@@ -123,6 +123,7 @@ class FrameResult:
         stage_ms: milliseconds per stage name, in the order of `detector.stages.STAGES`.
         tiles_run: active tiles computed.
         tiles_total: tiles of the grid.
+        tiles_left_out: active tiles that a budget did not let run.
         dropped_before: frames of a stream that came too late to be processed, since the last result.
         latency_ms: of a stream, from the moment when the frame was available until its boxes were [ms]; else None.
     """
@@ -132,6 +133,7 @@ class FrameResult:
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     tiles_run: int = 0
     tiles_total: int = 0
+    tiles_left_out: int = 0
     dropped_before: int = 0
     latency_ms: float | None = None
 

@@ -12,9 +12,9 @@ INFO = NetworkInfo("tiny", SPEC, 4, ("Car",), 0.4, "none", {"steps": 1}, {"Car":
 CAR_SIZE = (3.0, 1.5, 1.4)
 
 
-def tiny_model(score_name=SCORE_NAME):
+def tiny_model(score_name=SCORE_NAME, spec=SPEC):
     """score = sigmoid(cells with channel 0 in the 4x4 patch - 4.5); regression = a car at the patch's centre."""
-    score_weight = np.zeros((1, SPEC.channels, 4, 4), np.float32)
+    score_weight = np.zeros((1, spec.channels, 4, 4), np.float32)
     score_weight[0, 0] = 1
     regression_bias = np.array([0, 0, -1, *np.log(CAR_SIZE), 1, 0], np.float32)
     nodes = [
@@ -22,7 +22,7 @@ def tiny_model(score_name=SCORE_NAME):
         helper.make_node("Sigmoid", ["logit"], [score_name]),
         helper.make_node("Conv", [INPUT_NAME, "v", "b"], [REGRESSION_NAME], strides=[4, 4]),
     ]
-    shape = [1, SPEC.channels, SPEC.rows, SPEC.cols]
+    shape = [1, spec.channels, spec.rows, spec.cols]
     graph = helper.make_graph(
         nodes,
         "tiny",
@@ -31,7 +31,7 @@ def tiny_model(score_name=SCORE_NAME):
         [
             numpy_helper.from_array(score_weight, "w"),
             numpy_helper.from_array(np.array([-4.5], np.float32), "a"),
-            numpy_helper.from_array(np.zeros((8, SPEC.channels, 4, 4), np.float32), "v"),
+            numpy_helper.from_array(np.zeros((8, spec.channels, 4, 4), np.float32), "v"),
             numpy_helper.from_array(regression_bias, "b"),
         ],
     )

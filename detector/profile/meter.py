@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import io
 import os
-import resource
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from detector.config import BudgetConfig, Config, load_config
+from detector.machine import peak_memory_mb
 from detector.pipeline import Pipeline
 from detector.sources import FrameFile
 from detector.stages import Stage, StageClock
@@ -123,7 +123,9 @@ class Meter:
     """
 
     def __init__(self, mode: str, files: Sequence[FrameFile], settings: Mapping[str, Any]) -> None:
-        self._pipeline = Pipeline.from_config(**{**settings, **MODES[mode]})
+        config: Config = load_config(settings["config"])
+        config = replace(config, budget=BudgetConfig())  # a budget would hide what frames cost
+        self._pipeline = Pipeline.from_config(**{**settings, **MODES[mode], "config": config})
         self._pipeline.warm_up()
         self._files = files
         for index in range(self._warmed):
@@ -194,15 +196,3 @@ def clock_us() -> float:
         with clock(Stage.MASK):
             pass
     return (time.perf_counter_ns() - start_ns) / CLOCK_CALLS / 1e3
-
-
-def peak_memory_mb() -> float:
-    """Most memory that this process has held [MB, 1e6 bytes].
-
-    Linux counts it anew for each program; elsewhere ``getrusage`` has to do, which a child inherits.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6

@@ -113,7 +113,7 @@ def test_latest_drops_what_is_late_and_counts_it(pipeline, monkeypatch):
     assert [content(result) for result in results] == [content(pipeline.detect(points[n])) for n in newest]
 
 
-def test_every_loads_one_frame_ahead_and_never_more_than_its_buffers(pipeline, monkeypatch):
+def test_every_loads_ahead_but_never_more_than_it_has_buffers_for(pipeline, monkeypatch):
     asked, done, ahead = [threading.Event() for _ in range(9)], [], []
 
     def source():
@@ -129,7 +129,8 @@ def test_every_loads_one_frame_ahead_and_never_more_than_its_buffers(pipeline, m
     for result in pipeline.stream(source()):
         done.append(result)
     assert len(done) == 8
-    assert 1 < max(ahead) <= detector.stream.BUFFERS["every"]
+    # Beside those in the buffers: one whose boxes are being decoded, and one that is loaded and waits for buffers.
+    assert 1 < max(ahead) <= detector.stream.BUFFERS["every"] + 2
 
 
 @pytest.mark.parametrize("policy", ["every", "latest"])
@@ -180,20 +181,45 @@ def test_closing_early_ends_the_worker_and_the_source(pipeline):
     assert not workers()
 
 
-def test_closing_ends_a_worker_that_waits_for_buffers(pipeline, monkeypatch):
-    prepare, all_taken = pipeline.prepare, threading.Event()
+def test_closing_ends_a_worker_that_waits_for_buffers(pipeline):
+    last_loaded = threading.Event()
 
-    def watched(frame, clock=None, buffers=None):
-        if frame.id == "2":  # the result of 0 is out; 1 is ready, and this one takes the last buffers
-            all_taken.set()
-        return prepare(frame, clock, buffers)
+    def last():
+        last_loaded.set()
+        return Frame(patch_points())
 
-    monkeypatch.setattr(pipeline, "prepare", watched)
-    results = pipeline.stream([patch_points()] * 9)
+    ahead = detector.stream.BUFFERS["every"]
+    loads = [*(partial(Frame, patch_points()) for _ in range(1 + ahead)), last]
+    results = stream_frames(pipeline, (Arrival(load, 0.0) for load in loads), SourceClock())
     next(results)
-    assert all_taken.wait(TIMEOUT_S)
+    assert last_loaded.wait(TIMEOUT_S)  # those between the first and this one lie in the buffers
     results.close()
     assert not workers()
+
+
+def test_latest_prepares_nothing_that_is_overtaken_while_the_network_runs(pipeline, monkeypatch):
+    prepare, prepared, running, overtaken = pipeline.prepare, [], threading.Event(), threading.Event()
+
+    def watched(frame, clock=None, buffers=None):
+        if len(frame.points):  # the stream makes its buffers with none
+            prepared.append(frame.id)
+        return prepare(frame, clock, buffers)
+
+    def source():
+        yield Frame(patch_points(), id="a")
+        assert running.wait(TIMEOUT_S)
+        yield from (Frame(patch_points(), id=name) for name in "bcd")
+        overtaken.set()
+
+    def meanwhile(number):
+        running.set()
+        assert overtaken.wait(TIMEOUT_S)
+
+    monkeypatch.setattr(pipeline, "prepare", watched)
+    monkeypatch.setattr(pipeline, "_executor", SlowNetwork(pipeline, meanwhile))
+    results = list(pipeline.stream(source(), policy="latest"))
+    assert [result.frame_id for result in results] == prepared == ["a", "d"]
+    assert [result.dropped_before for result in results] == [0, 2]
 
 
 def test_what_was_dropped_before_a_bad_frame_counts_for_the_next(pipeline):

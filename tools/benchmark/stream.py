@@ -20,8 +20,8 @@ from rich.progress import track
 from rich.table import Table
 
 from detector.cli import messages
+from detector.machine import peak_memory_mb
 from detector.pipeline import Pipeline
-from detector.profile.meter import peak_memory_mb
 from detector.sources import FrameFile, open_sources
 from detector.stages import Stage, StageClock, summarize
 from detector.types import FrameResult

@@ -1,0 +1,102 @@
+"""Frames within a budget: how many active tiles the network may run on, and which go first."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.config import BudgetConfig
+from kernels.tiles import ActiveTiles, TileSpec
+from models.grid import BevSpec
+
+RECENT = 64  # frames that say how slow the machine is at present
+IGNORED = 1  # the slowest of them: a hiccup is no reason to leave out tiles of the next 64 frames
+
+
+class CostModel:
+    """What tiles cost: a line measured once, times how much slower than it the last frames were.
+
+    The slowest of the last frames but `IGNORED` counts, so that nearly all frames end in time.
+
+    Args:
+        empty_ms: a frame without active tiles.
+        full_ms: a frame with all tiles active.
+        tiles: how many these are.
+    """
+
+    def __init__(self, empty_ms: float, full_ms: float, tiles: int) -> None:
+        self._empty_ms, self._tile_ms = empty_ms, max(full_ms - empty_ms, 1e-6) / tiles
+        self._slowness = deque([1.0] * (IGNORED + 1), maxlen=RECENT)
+
+    def add(self, tiles: int, ms: float) -> None:
+        """A frame that ran on so many tiles took so long."""
+        self._slowness.append(ms / (self._empty_ms + self._tile_ms * tiles))
+
+    def tiles_within(self, ms: float) -> int:
+        """How many tiles a frame can run on in a time; at least 0."""
+        slow = sorted(self._slowness)[-1 - IGNORED]
+        return max(0, int((ms / slow - self._empty_ms) / self._tile_ms))
+
+
+class Budget:
+    """Keeps the active tiles of a frame within a number, or within a time that is learned from frame to frame.
+
+    Nearest tiles first: what is near matters first, and has the most points.
+
+    Args:
+        config: the limits.
+        grid: of the tiles.
+        tiles: geometry of the tiles on the grid.
+    """
+
+    def __init__(self, config: BudgetConfig, grid: BevSpec, tiles: TileSpec) -> None:
+        self._config = config
+        self._range_m = tile_range_m(grid, tiles)
+        self._cost: CostModel | None = None
+
+    @property
+    def wants_costs(self) -> bool:
+        """Whether `start` is to be called before the first frame."""
+        return self._config.ms is not None and self._cost is None
+
+    def start(self, cost: CostModel) -> None:
+        """What tiles cost on this machine, to begin with."""
+        self._cost = cost
+
+    def keep(self, tiles: ActiveTiles, spent_ms: float) -> ActiveTiles:
+        """Those of a frame's active tiles that it may run on, in their order.
+
+        Args:
+            tiles: of one frame.
+            spent_ms: what the frame has taken already.
+        """
+        limits = [len(tiles)]
+        if self._config.tiles is not None:
+            limits.append(self._config.tiles)
+        if self._config.ms is not None and self._cost is not None:
+            limits.append(self._cost.tiles_within(self._config.ms - spent_ms))
+        count = min(limits)
+        if count == len(tiles):
+            return tiles
+        range_m = self._range_m[tiles.index[:, 1], tiles.index[:, 2]]
+        nearest = np.sort(np.argsort(range_m, kind="stable")[:count])
+        return ActiveTiles(tiles.index[nearest], tiles.spec)
+
+    def learn(self, tiles: int, ms: float) -> None:
+        """A frame ran on so many tiles; network and all that follows it took so long."""
+        if self._cost is not None:
+            self._cost.add(tiles, ms)
+
+
+def tile_range_m(grid: BevSpec, tiles: TileSpec) -> NDArray[np.float64]:
+    """(tile rows, tile columns) float64, distance of every tile's middle from the sensor on the ground [m]."""
+    x_m, y_m = (
+        low_m + (np.arange(count) * stride + offset + size / 2) * grid.cell_m
+        for low_m, count, stride, offset, size in zip(
+            (grid.x_min_m, grid.y_min_m), tiles.count, tiles.stride, tiles.offset, tiles.size, strict=True
+        )
+    )
+    range_m: NDArray[np.float64] = np.hypot(x_m[:, None], y_m[None, :])
+    return range_m

@@ -1,0 +1,162 @@
+"""Frames within a budget: the nearest tiles, as many as fit, and the rest counted."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detector import Config, Frame, Pipeline
+from detector.budget import IGNORED, RECENT, Budget, CostModel, tile_range_m
+from detector.cli import main
+from detector.config import BudgetConfig
+from detector.errors import ConfigError
+from kernels.tiles import ActiveTiles, TileSpec, random_tiles
+from models.grid import BevSpec
+from tests.tiny_network import INFO, SPEC, patch_points, tiny_model, write_model
+
+GRID = BevSpec()
+TILES = TileSpec.covering((GRID.rows, GRID.cols), 16)
+
+
+def budget(**limits):
+    return Budget(BudgetConfig(**limits), GRID, TILES)
+
+
+@given(
+    empty=st.floats(0.1, 10), tile=st.floats(0.01, 1), slow=st.floats(0.2, 20), ms=st.floats(0, 1000), tiles=st.data()
+)
+def test_the_cost_model_learns_how_slow_the_machine_is(empty, tile, slow, ms, tiles):
+    cost = CostModel(empty, empty + 100 * tile, 100)
+    assert cost.tiles_within(ms) == pytest.approx(max(0, (ms - empty) / tile), abs=1.001)
+    for _ in range(RECENT):
+        run = tiles.draw(st.integers(0, 100))
+        cost.add(run, slow * (empty + tile * run))
+    assert cost.tiles_within(ms) == pytest.approx(max(0, (ms / slow - empty) / tile), abs=1.001)
+
+
+def test_hiccups_are_ignored_and_forgotten():
+    cost = CostModel(2.0, 102.0, 100)
+    for _ in range(IGNORED):
+        cost.add(10, 5000.0)
+    assert cost.tiles_within(52.0) == 50
+    cost.add(10, 24.0)  # twice as slow
+    assert cost.tiles_within(52.0) == 24
+    for _ in range(RECENT):
+        cost.add(50, 52.0)
+    assert cost.tiles_within(52.0) == 50
+
+
+def test_range_of_tiles_is_that_of_their_middles():
+    range_m = tile_range_m(GRID, TILES)
+    assert range_m.shape == TILES.count
+    row, col = 3, 41
+    x_m, y_m = 3 * 1.6 + 0.8, -40 + 41 * 1.6 + 0.8
+    assert range_m[row, col] == pytest.approx(np.hypot(x_m, y_m))
+
+
+@given(seed=st.integers(0, 99), share=st.floats(0, 1), limit=st.integers(1, 3000))
+def test_the_nearest_tiles_run_in_their_order(seed, share, limit):
+    tiles = random_tiles(np.random.default_rng(seed), TILES, share)
+    kept = budget(tiles=limit).keep(tiles, 0.0)
+    assert len(kept) == min(limit, len(tiles))
+    chosen = {tuple(tile) for tile in kept.index}
+    assert [tuple(tile) for tile in tiles.index if tuple(tile) in chosen] == [tuple(tile) for tile in kept.index]
+    range_m = tile_range_m(GRID, TILES)
+    left_out = [range_m[tile[1:]] for tile in map(tuple, tiles.index) if tile not in chosen]
+    if left_out and len(kept):
+        assert max(range_m[tile[1:]] for tile in chosen) <= min(left_out)
+
+
+def test_time_spent_before_the_network_counts_and_both_limits_hold():
+    tiles = ActiveTiles.all(TILES)
+    limited = budget(ms=50.0, tiles=30)
+    assert limited.wants_costs
+    limited.start(CostModel(10.0, 10.0 + TILES.total, TILES.total))
+    assert not limited.wants_costs
+    assert [len(limited.keep(tiles, spent_ms)) for spent_ms in (0.0, 15.0, 45.0)] == [30, 25, 0]
+    assert not budget(tiles=30).wants_costs
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The tiny network on a grid of 4 x 6 tiles."""
+    spec = replace(SPEC, x_max_m=51.2, y_min_m=-38.4, y_max_m=38.4)
+    path = tmp_path_factory.mktemp("network") / "tiny.onnx"
+    return str(write_model(path, tiny_model(spec=spec), replace(INFO, grid=spec)))
+
+
+def test_the_pipeline_runs_the_nearest_tiles_and_counts_the_others(model, monkeypatch):
+    pipeline = Pipeline(Config(model=model, device="cpu", budget=BudgetConfig(tiles=3)))
+    network, given_tiles = pipeline._executor, []
+    monkeypatch.setattr(
+        pipeline, "_executor", SimpleNamespace(run=lambda *frame: given_tiles.append(frame[1]) or network.run(*frame))
+    )
+    far = patch_points(14, 2)
+    points = np.concatenate([patch_points(row, 2) for row in (0, 5, 10)] + [far])
+    active = pipeline.prepare(Frame(points))[1].index.copy()
+    result = pipeline.detect(points)
+    range_m = tile_range_m(pipeline.spec, pipeline.tiles)
+    nearest = sorted(map(tuple, active), key=lambda tile: range_m[tile[1:]])[:3]
+    assert list(map(tuple, given_tiles[-1].index)) == sorted(nearest)
+    assert (result.tiles_run, result.tiles_left_out) == (3, len(active) - 3) and len(active) > 3
+
+
+def test_a_time_budget_gives_way_when_the_network_is_slow(model, monkeypatch):
+    """Time is what a clock of the test says: 1 ms and 0.5 ms per tile, later three times as much."""
+    now_ms, slow = [0.0], [1.0]
+    pipeline = Pipeline.from_config(Config(model=model, device="cpu"), budget_ms=10.0, mask="all")
+    network, total = pipeline._executor, pipeline.tiles.total
+
+    def run(grid, tiles):
+        now_ms[0] += slow[0] * (1 + 0.5 * len(tiles))
+        return network.run(grid, tiles)
+
+    monkeypatch.setattr(pipeline, "_executor", SimpleNamespace(run=run))
+    monkeypatch.setattr("time.perf_counter", lambda: now_ms[0] / 1e3)
+    monkeypatch.setattr("time.perf_counter_ns", lambda: round(now_ms[0] * 1e6))
+
+    for factor in (1.0, 3.0, 1.0):
+        slow[0] = factor
+        results = [pipeline.detect(patch_points()) for _ in range(RECENT + 1 + IGNORED)]
+        late = [result for result in results if sum(result.stage_ms.values()) > 10 + 1e-6]
+        assert len(late) <= (1 + IGNORED if factor == 3 else 0)
+        assert results[-1].tiles_run == pytest.approx(min(total, (10 / factor - 1) / 0.5), abs=1)
+        assert results[-1].tiles_left_out == total - results[-1].tiles_run
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"tiles": 0}, "budget.tiles is 0"),
+        ({"ms": 0.0}, "budget.ms is 0.0"),
+        ({"ms": float("nan")}, "budget.ms is nan"),
+    ],
+)
+def test_limits_are_checked(limits, words):
+    with pytest.raises(ConfigError, match=words):
+        Config(budget=BudgetConfig(**limits))
+
+
+def test_a_dense_frame_has_no_tiles_to_leave_out():
+    with pytest.raises(ConfigError, match="expected execution sparse"):
+        Config(execution="dense", budget=BudgetConfig(ms=100.0))
+
+
+def test_the_command_line_takes_a_budget(model, tmp_path):
+    patch_points().tofile(tmp_path / "a.bin")
+    (tmp_path / "tiny.yaml").write_text(f"model: {model}\nmask: {{source: all}}\n")
+    words = [str(tmp_path / "a.bin"), "--config", str(tmp_path / "tiny.yaml"), "--budget-ms", "0.001"]
+    done = CliRunner().invoke(main, ["stream", *words, "--rate", "inf"])
+    assert done.exit_code == 0, done.output
+    line = json.loads(done.stdout)
+    assert line["tiles_run"] == 0 and line["tiles_left_out"] > 0
+    assert "100.0% of the active tiles left out" in done.stderr
+    done = CliRunner().invoke(main, ["detect", *words, "-o", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    (timing,) = (tmp_path / "out").rglob("timing.jsonl")
+    assert json.loads(timing.read_text())["tiles_left_out"] == line["tiles_left_out"]
