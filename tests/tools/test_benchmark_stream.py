@@ -23,14 +23,18 @@ def test_the_record_counts_every_arrival(tmp_path):
         "--turns",
         "2",
     ]
-    words += ["--rate", "200", "--arrivals", "20"]
+    words += ["--rate", "200", "--rate", "5000", "--arrivals", "20"]
     result = CliRunner().invoke(main, [*words, "--json", "-"], catch_exceptions=False)
     record = json.loads(result.stdout)
-    through, latest = record["throughput"], record["latest"]
-    assert (through["frames"], len(through["plain_ms"]), len(through["overlapped_ms"])) == (4, 2, 2)
-    assert latest["frames"] + latest["dropped"] == 24, "whole loops"
-    times = list(latest["latency"].values())
-    assert times == sorted(times) and times[0] > latest["stages"]["backbone"]["p50_ms"]
-    assert 0 < latest["peak_mb"]["start"] <= latest["peak_mb"]["end"]
+    cores = record["machine"]["cores"]
+    assert [through["threads"] for through in record["throughput"]] == [cores, cores - 1][:cores]
+    for through in record["throughput"]:
+        assert (through["frames"], len(through["plain_ms"]), len(through["overlapped_ms"])) == (4, 2, 2)
+    assert [latest["rate_hz"] for latest in record["latest"]] == [200, 5000]
+    for latest in record["latest"]:
+        assert latest["frames"] + latest["dropped"] == 24, "whole loops"
+        times = list(latest["latency"].values())
+        assert times == sorted(times) and times[0] > latest["stages"]["backbone"]["p50_ms"]
+        assert 0 < latest["peak_mb"]["start"] <= latest["peak_mb"]["end"]
     assert {"machine", "versions", "revision", "date", "load", "device"} <= set(record)
-    assert "with overlap" in CliRunner().invoke(main, words).stdout
+    assert "overlap, network on" in CliRunner().invoke(main, words).stdout

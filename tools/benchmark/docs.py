@@ -74,6 +74,29 @@ def headline() -> str:
     )
 
 
+def stream_rows() -> str:
+    """What overlap brings, and latency at rates."""
+    record = read_record("stream")
+    lines = []
+    for through in record["throughput"]:
+        low, high = through["speedup_range"]
+        lines.append(
+            f"- Overlap, network on {through['threads']} of {record['machine']['cores']} cores: "
+            f"**{through['speedup']:.2f}×** the frames per second of a loop of `detect` "
+            f"({low:.2f} to {high:.2f}, {through['turns']} turns of {through['frames']} frames)."
+        )
+    for latest in record["latest"]:
+        ms, peaks = latest["latency"], latest["peak_mb"]
+        arrived = latest["frames"] + latest["dropped"]
+        lines.append(
+            f"- `latest` at {latest['rate_hz']:g} Hz: of {arrived} frames **{latest['dropped']} dropped**; latency p50 "
+            f"{ms['p50_ms']:.0f}, p95 {ms['p95_ms']:.0f}, **p99 {ms['p99_ms']:.0f}**, longest {ms['max_ms']:.0f} ms; "
+            f"memory {peaks['start']:.0f} MB at the first result, {peaks['end']:.0f} MB at the end."
+        )
+    command = "python -m tools.benchmark stream $KITTI_RAW"
+    return "\n".join([*lines, "", measured(record, command, "stream")])
+
+
 def latency_rows() -> str:
     """Milliseconds per stage, dense and sparse, and their ratios."""
     record = read_record("pipeline")
