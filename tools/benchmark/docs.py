@@ -185,6 +185,7 @@ SECTIONS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
     (ROOT / "docs" / "kernels.md", "ops", op_rows),
     (ROOT / "docs" / "kernels.md", "claims", claim_rows),
     (ROOT / "README.md", "headline", headline),
+    (ROOT / "README.md", "stream", stream_rows),
     (ROOT / "README.md", "latency", latency_rows),
     (ROOT / "README.md", "accuracy", accuracy_rows),
     (ROOT / "README.md", "sbnet", sbnet_rows),

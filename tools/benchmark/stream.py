@@ -112,8 +112,8 @@ def stream(
     cores = int(machine()["cores"])
     pipeline = ready(config, cores, files)
     record = {
-        "throughput": [throughput(config, threads, files, turns) for threads in (cores, cores - 1) if threads],
         "latest": [latency(pipeline, source, rate, arrivals) for rate in rates],
+        "throughput": [throughput(config, threads, files, turns) for threads in (cores, cores - 1) if threads],
         "device": pipeline.device,
         **origin(),
     }
