@@ -107,6 +107,20 @@ def height_colours(z_m: NDArray[np.floating], spec: BevSpec) -> Float64:
     return np.stack([np.interp(share, knots, HEIGHT_COLOURS[:, channel]) for channel in range(3)], axis=-1)
 
 
+def tile_cells(tiles: ActiveTiles, spec: BevSpec) -> NDArray[np.int64]:
+    """(M, 4) int64 cells of every active tile: first row, first column, last row + 1, last column + 1; in the grid."""
+    first = tiles.index[:, 1:].astype(np.int64) * tiles.spec.stride + tiles.spec.offset
+    return np.clip(np.hstack([first, first + tiles.spec.size]), 0, (spec.rows, spec.cols) * 2)
+
+
+def active_cells(tiles: ActiveTiles, spec: BevSpec) -> NDArray[np.bool_]:
+    """(rows, cols) bool: the cells of the grid that lie in an active tile."""
+    cells = np.zeros((spec.rows, spec.cols), bool)
+    for top, left, bottom, right in tile_cells(tiles, spec):
+        cells[top:bottom, left:right] = True
+    return cells
+
+
 def draw_scene(frame: Frame, canvas: Canvas, tiles: ActiveTiles | None) -> Image.Image:
     """Everything below the boxes, supersampled: active tiles, rings, the camera's view and the points."""
     large = canvas.supersampled
@@ -152,16 +166,10 @@ def _dashes(start: Float64, end: Float64) -> Float64:
 
 def _active_pixels(large: Canvas, tiles: ActiveTiles) -> NDArray[np.bool_]:
     """(height, width) bool: the pixels whose cell lies in an active tile."""
-    spec = large.spec
-    cells = np.zeros((spec.rows, spec.cols), bool)
-    for tile in tiles.index[:, 1:]:
-        first = tile * tiles.spec.stride + tiles.spec.offset
-        (top, left), (bottom, right) = np.maximum(first, 0), np.maximum(first + tiles.spec.size, 0)
-        cells[top:bottom, left:right] = True
-    width, height = large.size
+    spec, (width, height) = large.spec, large.size
     row = spec.rows - 1 - np.arange(height) * spec.rows // height
     col = spec.cols - 1 - np.arange(width) * spec.cols // width
-    return cells[row[:, None], col]
+    return active_cells(tiles, spec)[row[:, None], col]
 
 
 def _draw_tiles(pixels: NDArray[np.uint8], active: NDArray[np.bool_]) -> None:

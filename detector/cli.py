@@ -64,7 +64,7 @@ class Commands(FriendlyGroup):
 
     PLUGINS = "roadblocks.commands"
     # Command → module of this package that holds a command of that name; imported when asked for.
-    MODULES: ClassVar[dict[str, str]] = {"stream": "detector.stream_command"}
+    MODULES: ClassVar[dict[str, str]] = {"stream": "detector.stream_command", "view": "detector.view_command"}
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Names of all commands."""
@@ -88,6 +88,7 @@ def main() -> None:
     \b
     Nothing at hand?  roadblocks sample drive
     Detect:           roadblocks detect drive -o out --render
+    Look at it:       roadblocks view out --viewer rerun
     Stream:           roadblocks stream drive --rate 10
     Evaluate:         roadblocks evaluate out drive
     """
@@ -172,7 +173,7 @@ def detect(
         pipeline = Pipeline.from_config(**settings)
         pipeline.warm_up()
     total = sum(len(source.frames) for source in opened)
-    with _progress() as progress:
+    with frame_progress() as progress:
         task = progress.add_task("detect", total=total)
         summary = detect_sources(
             pipeline,
@@ -238,7 +239,8 @@ class RateColumn(ProgressColumn):
         return Text(f"{task.speed:.1f} frames/s" if task.speed else "")
 
 
-def _progress() -> Progress:
+def frame_progress() -> Progress:
+    """A bar that counts frames, on stderr."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -187,11 +187,12 @@ class Pipeline:
             with clock(Stage.BACKBONE):
                 kept = self._budget.keep(tiles, spent_ms)
                 maps = self._executor.run(grid, kept)
+            ran = ActiveTiles(kept.index.copy(), kept.spec)  # the next frame overwrites these
             after_network()
             detections = self._boxes(*maps, clock)
-            self._budget.learn(len(kept), 1e3 * (time.perf_counter() - start_s))
-        left_out = len(tiles) - len(kept)
-        return FrameResult(frame, detections, clock.elapsed_ms, len(kept), tiles.spec.total, left_out)
+            self._budget.learn(len(ran), 1e3 * (time.perf_counter() - start_s))
+        left_out = len(tiles) - len(ran)
+        return FrameResult(frame, detections, clock.elapsed_ms, len(ran), ran.spec.total, left_out, tiles=ran)
 
     def _boxes(self, score: NDArray[np.float32], regression: NDArray[np.float32], clock: StageClock) -> Detections:
         """The boxes in the network's maps."""

@@ -91,7 +91,7 @@ def _read_with_open3d(path: Path) -> Float32:
     if expected == 0:  # Open3D calls such a file broken; it is not
         return np.zeros((0, 4), np.float32)
     _check_complete(path, header)
-    open3d = _import_open3d(path)
+    open3d = import_open3d(f"{path}: {path.suffix} files are read by Open3D")
     # Open3D tells of bad files on stdout, which may carry our JSON; the checks here tell us instead.
     with open3d.utility.VerbosityContextManager(open3d.utility.VerbosityLevel.Error):
         try:
@@ -192,17 +192,19 @@ def _check_count(path: Path, count: int) -> None:
         raise FrameError(f"{path}: {count} points, expected at most {MAX_POINTS}; split it into single sweeps")
 
 
-def _import_open3d(path: Path) -> Any:
+def import_open3d(need: str) -> Any:
+    """The module open3d; ``need`` begins the error and says what it is wanted for.
+
+    Raises:
+        MissingExtraError: if it is not installed or cannot be loaded.
+    """
     try:
         import open3d
     except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"{path}: {path.suffix} files are read by Open3D, which is not installed ({error}): "
-            "pip install 'roadblocks[viz]'"
-        ) from error
+        raise MissingExtraError(f"{need}, which is not installed ({error}): pip install 'roadblocks[viz]'") from error
     except (ImportError, OSError) as error:
         raise MissingExtraError(
-            f"{path}: Open3D is installed but cannot be loaded ({error}): "
+            f"{need}, which is installed but cannot be loaded ({error}): "
             f"a system library is missing; on Debian and Ubuntu: apt-get install {OPEN3D_LIBRARIES}"
         ) from error
     return open3d

@@ -26,6 +26,7 @@ from detector.sources import FrameFile, Source
 from detector.stages import Stage, StageClock, summarize
 from detector.types import FrameResult
 from detector.view import render_bev
+from kernels.tiles import ActiveTiles
 
 log = logging.getLogger("roadblocks")
 RECORD = "run.json"
@@ -139,7 +140,7 @@ def _detect_file(
         log.warning("skipped: %s", error)
         return
     with clock(Stage.WRITE):
-        output.write(result, _picture(pipeline, file, result) if options.render else None)
+        output.write(result, frame_picture(pipeline, file, result) if options.render else None)
     load_ms, write_ms = (clock.elapsed_ms[stage.value] for stage in (Stage.LOAD, Stage.WRITE))
     times = {Stage.LOAD.value: load_ms, **result.stage_ms, Stage.WRITE.value: write_ms}
     output.write_timing(replace(result, stage_ms=times))
@@ -148,8 +149,24 @@ def _detect_file(
     summary.stage_ms.append(times)
 
 
-def _picture(pipeline: Pipeline, file: FrameFile, result: FrameResult) -> Image.Image:
-    """The BEV picture of a frame, with its labels and camera image where the source has them."""
+def frame_picture(
+    pipeline: Pipeline,
+    file: FrameFile,
+    result: FrameResult,
+    *,
+    tiles: ActiveTiles | None = None,
+    least_score: float | None = None,
+) -> Image.Image:
+    """The BEV picture of a frame, with its labels and camera image where the source has them.
+
+    Args:
+        pipeline: its grid is the map.
+        file: where labels and camera image are looked for.
+        result: points, boxes and stage times.
+        tiles: active tiles to show, None for none.
+        least_score: of the boxes that are drawn; None for the network's display score.
+    """
+    display_score = pipeline.network.info.display_score
     labels, ignored = _label_boxes(file, result.frame.calibration)
     return render_bev(
         result.frame,
@@ -157,7 +174,8 @@ def _picture(pipeline: Pipeline, file: FrameFile, result: FrameResult) -> Image.
         pipeline.spec,
         labels=labels,
         ignored_labels=ignored,
-        display_score=pipeline.network.info.display_score,
+        tiles=tiles,
+        display_score=display_score if least_score is None else least_score,
         stage_ms=result.stage_ms,
         camera_image=_camera_image(file),
     )

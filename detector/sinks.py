@@ -50,7 +50,7 @@ class OutputFolder:
                 "choose another OUT"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        kept = {name: _complete_lines(folder, name) for name in (DETECTIONS, TIMING)}
+        kept = {name: complete_lines(folder, name) for name in (DETECTIONS, TIMING)}
         if not resume:
             self._remove_frames(kept[DETECTIONS])
             kept = {name: {} for name in kept}
@@ -106,7 +106,7 @@ def save_picture(path: Path, picture: Image.Image) -> None:
     os.replace(partial, path)
 
 
-def _complete_lines(folder: Path, name: str) -> dict[str, str]:
+def complete_lines(folder: Path, name: str) -> dict[str, str]:
     """Frame id to line, of a finished or interrupted file; a torn last line is dropped."""
     path = next((p for p in (folder / f"{name}.part", folder / name) if p.is_file()), None)
     if path is None:

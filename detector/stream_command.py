@@ -8,9 +8,10 @@ import os
 import signal
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TextIO
 
 import click
@@ -22,6 +23,8 @@ from detector.errors import ExitCode, FrameError
 from detector.machine import peak_memory_mb
 from detector.pipeline import Pipeline
 from detector.types import FrameResult
+from detector.view_command import check_recording
+from detector.viewers.rerun_log import RerunLog
 
 log = logging.getLogger("roadblocks")
 
@@ -79,6 +82,12 @@ class StreamReport:
 @click.option("--follow", is_flag=True, help="SOURCE is a folder that grows: wait for frames until Ctrl-C.")
 @pipeline_options
 @click.option("--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True, help="Bad frames.")
+@click.option("--viewer", type=click.Choice(["rerun"]), help="Show frames, boxes, tiles and times in Rerun's window.")
+@click.option(
+    "--recording",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --viewer rerun: write this .rrd file and open no window.",
+)
 def stream(
     source: str,
     rate: float | None,
@@ -88,6 +97,8 @@ def stream(
     frames: slice | None,
     score: float | None,
     on_error: str,
+    viewer: str | None,
+    recording: Path | None,
     **settings: Any,
 ) -> None:
     """Find vehicles frame by frame: one line of JSON per frame on stdout, all else on stderr.
@@ -99,22 +110,26 @@ def stream(
     roadblocks stream 2011_09_26/2011_09_26_drive_0005_sync --policy latest
     roadblocks stream $KITTI --rate inf | jq .latency_ms
     roadblocks stream recording --follow --policy latest
+    roadblocks stream $KITTI --viewer rerun --recording stream.rrd
 
     Exit codes: 0 all frames good, or the reader of the pipe has left; 1 some frames skipped; 2 nothing could be done,
     or stopped by --on-error stop; 130 Ctrl-C.
     """
+    check_recording(viewer, recording)
     out, report = sys.stdout, StreamReport()  # kept, because rich puts something else there while it shows a status
     with messages.status(start_up_message()):
         pipeline = Pipeline.from_config(score=score, **settings)
         on_bad_frame = report.skip if on_error == "skip" else None
         results = pipeline.stream(source, policy, rate, loop, follow, frames=frames, on_bad_frame=on_bad_frame)
+        log_to = RerunLog(pipeline.spec, recording) if viewer else None
         pipeline.warm_up()
     least_score = pipeline.network.info.display_score if score is None else score
     pace = "as recorded" if rate is None else f"{rate:g} Hz"
     messages.print(f"streaming {source}: policy {policy}, {pace}", soft_wrap=True)
     try:
-        with closing(results), _status(out) as status:
-            _write_lines(results, out, least_score, report, status)
+        with log_to or nullcontext(), closing(results), _status(out) as status:
+            show = log_to.log if log_to else None
+            _write_lines(results, out, least_score, report, status, show)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # what is still buffered has nobody to go to
     finally:
@@ -129,8 +144,14 @@ def _status(out: TextIO) -> Any:
 
 
 def _write_lines(
-    results: Iterator[FrameResult], out: TextIO, least_score: float, report: StreamReport, status: Status | None
+    results: Iterator[FrameResult],
+    out: TextIO,
+    least_score: float,
+    report: StreamReport,
+    status: Status | None,
+    show: Callable[[FrameResult, float], None] | None,
 ) -> None:
+    """A line per result; it is shown when its line is out."""
     for result in results:
         if not len(result.frame):
             log.warning("frame %s: holds no points", result.frame_id)
@@ -139,6 +160,8 @@ def _write_lines(
             out.write(f"{line}\n")
             out.flush()
             report.count(result)
+        if show is not None:
+            show(result, least_score)
         if status is not None:
             status.update(f"{report.frames} frames, {report.dropped} dropped, {result.latency_ms:.0f} ms")
 

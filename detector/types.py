@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from detector.calibration import Calibration
 from detector.errors import FrameError
+from kernels.tiles import ActiveTiles
 
 Float32 = NDArray[np.float32]
 
@@ -126,6 +127,7 @@ class FrameResult:
         tiles_left_out: active tiles that a budget did not let run.
         dropped_before: frames of a stream that came too late to be processed, since the last result.
         latency_ms: of a stream, from the moment when the frame was available until its boxes were [ms]; else None.
+        tiles: active tiles that the network ran on, over the cells of the grid; None where they are not known.
     """
 
     frame: Frame
@@ -136,6 +138,7 @@ class FrameResult:
     tiles_left_out: int = 0
     dropped_before: int = 0
     latency_ms: float | None = None
+    tiles: ActiveTiles | None = None
 
     @property
     def frame_id(self) -> str:

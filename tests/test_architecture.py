@@ -61,7 +61,7 @@ def test_inference_never_imports_torch(package):
 
 
 def test_open3d_is_imported_only_inside_its_reader():
-    code = "import sys, detector.pipeline, detector.run; sys.exit('open3d' in sys.modules)"
+    code = "import sys, detector.run, detector.view_command; sys.exit(bool({'open3d', 'rerun'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
     users = [
         path.name for package in ("detector", "models") for path in files(package) if "open3d" in set(imported(path))

@@ -1,0 +1,133 @@
+"""Output folders of `roadblocks detect`, read back: `open_run`.
+
+The boxes and times are those of the run. Points come from the source that `run.json` names, or from where it has moved
+to. Active tiles are not recorded: the recorded configuration makes them again from the points.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detector.config import Config, from_mapping
+from detector.errors import SourceError
+from detector.pipeline import Pipeline
+from detector.run import RECORD
+from detector.sinks import DETECTIONS, TIMING, complete_lines
+from detector.sources import FrameFile, Source, open_sources
+from detector.types import BOX_COLUMNS, Detections, FrameResult
+from kernels.tiles import ActiveTiles
+
+
+@dataclass(frozen=True)
+class RecordedFrame:
+    """One frame of an output folder.
+
+    Attributes:
+        folder: the output folder of its source.
+        file: where its points are.
+        detections: boxes of the run, LiDAR frame.
+        stage_ms: milliseconds per stage of the run; empty where they are not known.
+    """
+
+    folder: Path
+    file: FrameFile
+    detections: Detections
+    stage_ms: Mapping[str, float]
+
+    def load(self, pipeline: Pipeline) -> FrameResult:
+        """What the run found, with the points and the active tiles.
+
+        Args:
+            pipeline: of the run's configuration.
+
+        Raises:
+            FrameError: if the points cannot be read.
+        """
+        frame = self.file.load()
+        _, tiles = pipeline.prepare(frame)
+        tiles = ActiveTiles(tiles.index.copy(), tiles.spec)  # the next frame overwrites these
+        return FrameResult(frame, self.detections, self.stage_ms, len(tiles), tiles.spec.total, tiles=tiles)
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run of `detect`: its configuration, and its frames, source by source."""
+
+    config: Config
+    frames: tuple[RecordedFrame, ...]
+
+
+def open_run(out: Path, source: str | None = None, frames: slice | None = None) -> RecordedRun:
+    """The run that wrote an output folder; no points are read yet.
+
+    Args:
+        out: output folder of `detect`, or one source's folder in it.
+        source: where the frames are now; None for where the run found them.
+        frames: which frames to keep of every source.
+
+    Raises:
+        SourceError: if ``out`` is no output folder, or its frames are not where they should be.
+        ConfigError: if the recorded configuration is not one of this version.
+    """
+    record_path = next((folder / RECORD for folder in (out, out.parent) if (folder / RECORD).is_file()), None)
+    if record_path is None:
+        raise SourceError(f"{out}: no {RECORD}, expected an output folder of `roadblocks detect`")
+    try:
+        record = json.loads(record_path.read_text(encoding="utf-8"))
+        config, listed = record["config"], [(entry["name"], entry["path"]) for entry in record["sources"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{record_path}: not a record of `roadblocks detect` ({error!r}); run it again") from error
+    kept: list[RecordedFrame] = []
+    for name, path in listed:
+        folder = record_path.parent / name if len(listed) > 1 else record_path.parent
+        if out == record_path.parent or out == folder:
+            recorded = _read_folder(folder, _open_source(name, source or path, record_path))
+            kept += recorded[frames or slice(None)]
+    if not kept:
+        wanted = "" if frames is None else f" in {frames.start or 0}:{'' if frames.stop is None else frames.stop}"
+        raise SourceError(f"{out}: holds no frames{wanted}, expected an output folder of `roadblocks detect`")
+    return RecordedRun(from_mapping(Config, config, f"{record_path}: config"), tuple(kept))
+
+
+def _open_source(name: str, path: str, record_path: Path) -> Source:
+    """The source of a name at a path, which may hold others beside it."""
+    hint = "say where the frames are now: --source SOURCE"
+    try:
+        opened = open_sources([path])
+    except SourceError as error:
+        raise SourceError(f"{record_path}: its frames cannot be found ({error}); {hint}") from error
+    if len(opened) > 1:
+        opened = [source for source in opened if source.name == name]
+    if len(opened) != 1:
+        raise SourceError(f"{path}: holds {len(opened)} sources named {name}, expected one; {hint}")
+    return opened[0]
+
+
+def _read_folder(folder: Path, source: Source) -> list[RecordedFrame]:
+    """The frames of one source that its run has written so far."""
+    files = {file.id: file for file in source.frames}
+    times = {frame: json.loads(line)["stage_ms"] for frame, line in complete_lines(folder, TIMING).items()}
+    recorded = []
+    for frame, line in complete_lines(folder, DETECTIONS).items():
+        if frame not in files:
+            raise SourceError(
+                f"{folder / DETECTIONS}: frame {frame} is not in {source.path}, expected the source of the run; "
+                "say where it is now: --source SOURCE"
+            )
+        detections = _detections(json.loads(line), f"{folder / DETECTIONS}: frame {frame}")
+        recorded.append(RecordedFrame(folder, files[frame], detections, times.get(frame, {})))
+    return recorded
+
+
+def _detections(record: dict[str, Any], where: str) -> Detections:
+    try:
+        boxes = np.array(record["boxes"], np.float32).reshape(-1, len(BOX_COLUMNS))
+        return Detections(boxes, np.array(record["scores"], np.float32), tuple(record["labels"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise SourceError(f"{where}: not boxes, scores and labels ({error}); run `roadblocks detect` again") from error
