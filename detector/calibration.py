@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,6 +128,22 @@ def write_object_calibration(path: Path, calibration: Calibration) -> None:
     rows = {f"P{camera}": projection for camera in range(4)}
     rows |= {"R0_rect": identity, "Tr_velo_to_cam": calibration.camera_from_lidar[:3]}
     rows |= {"Tr_imu_to_velo": np.eye(4)[:3]}
+    _write_matrices(path, rows)
+
+
+def write_raw_calibration(date_folder: Path, calibration: Calibration) -> None:
+    """Writes a recording day's two files so that `read_raw_calibration` gives the same calibration back.
+
+    As in `write_object_calibration` the rectification is the identity, and all cameras are the left colour camera.
+    """
+    lidar = calibration.camera_from_lidar
+    _write_matrices(date_folder / "calib_velo_to_cam.txt", {"R": lidar[:3, :3], "T": lidar[:3, 3]})
+    values = {"S": np.array(calibration.image_size), "R": np.eye(3), "P": calibration.image_from_camera}
+    rows = {f"{key}_rect_{camera:02d}": matrix for camera in range(4) for key, matrix in values.items()}
+    _write_matrices(date_folder / "calib_cam_to_cam.txt", rows)
+
+
+def _write_matrices(path: Path, rows: dict[str, NDArray[Any]]) -> None:
     lines = [f"{key}: " + " ".join(f"{value:.12e}" for value in matrix.ravel()) for key, matrix in rows.items()]
     write_whole(path, "\n".join(lines) + "\n")
 

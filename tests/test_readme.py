@@ -8,14 +8,15 @@ from click.testing import CliRunner
 
 from detector.cli import main
 from detector.stages import STAGES
-from tools.simulate import write_drive
+from tools.simulation.drive import simulate_drive
+from tools.simulation.layouts import write_object
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 
 
 def test_python_snippet_runs(tmp_path, monkeypatch, capsys):
     (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    write_drive(tmp_path / "demo" / "drive", 2, seed=7)
+    write_object(tmp_path / "demo" / "drive", simulate_drive(2, seed=7))
     monkeypatch.chdir(tmp_path)
     exec(compile(snippet, "README.md", "exec"), {})
     lines = capsys.readouterr().out.splitlines()

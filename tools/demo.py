@@ -58,7 +58,7 @@ def summary_table(out: Path, drive: Path) -> Table:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--frames", type=click.IntRange(1), default=20, show_default=True, help="Frames to simulate.")
-@click.option("--seed", type=int, default=6, show_default=True, help="Another seed is another street.")
+@click.option("--seed", type=int, default=6, show_default=True, help="Another seed is another world.")
 def main(folder: Path, frames: int, seed: int) -> None:
     """Simulate, detect and evaluate in FOLDER."""
     drive, out = folder / "drive", folder / "out"

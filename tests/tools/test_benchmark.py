@@ -18,7 +18,8 @@ from tools.benchmark.claims import GRID, Claim, read_frames
 from tools.benchmark.kernel_times import MAPS_MOVED
 from tools.benchmark.numpy_voxelize import CLEARINGS, WAYS, NumpyVoxelizer
 from tools.benchmark.ptx import check_compiler
-from tools.simulate import write_drive
+from tools.simulation.drive import simulate_drive
+from tools.simulation.layouts import write_object
 
 PAGE = (docs.ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
 
@@ -62,7 +63,7 @@ def test_an_old_page_is_told_and_written(tmp_path, monkeypatch):
 
 def test_accuracy_of_the_shipped_network(tmp_path, monkeypatch):
     monkeypatch.setattr(paired, "DRAWS", 20)
-    write_drive(tmp_path, 2, seed=0)
+    write_object(tmp_path, simulate_drive(2, seed=0))
     (tmp_path / "split.txt").write_text("000001\n")
     words = ("accuracy", str(tmp_path), "--split", str(tmp_path / "split.txt"), "--margin", "0", "--margin")
     assert CliRunner().invoke(main, [*words, "200"]).exit_code == 2, "100 m at most"

@@ -1,227 +1,372 @@
-"""The simulator: rays against closed forms, labels against points, same seed same bytes."""
+"""Simulated drives: labels against brute force, rasters and tracks against their world, layouts that read back."""
+
+import hashlib
+import json
+from dataclasses import replace
 
 import numba
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
-from detector.boxes import boxes_from_labels, points_in_box
+from detector.boxes import boxes_from_labels, points_in_box, wrap_angle
 from detector.calibration import transform
 from detector.cli import main
+from detector.errors import LabelError
 from detector.labels import read_labels
 from detector.sources import open_sources
-from kernels.rotated_iou import rotated_iou_reference
-from tools.simulate import CALIBRATION, simulate_drive, simulate_frame
-from tools.simulation.raycast import GROUND, NOTHING, cast, count_unoccluded, sort_into_sectors
-from tools.simulation.sensor import HDL_64E, Sensor, azimuths, sweep
-from tools.simulation.solids import Solids, box, crown, cylinder, frustum
-from tools.simulation.street import Street, build_street
-from tools.simulation.vehicles import SIZES_M, make_vehicle, random_size
+from models.grid import BevSpec
+from tests.tools.simulated_scenes import actor_of, quiet_sensor, world_of
+from tools.simulation.actors import Motion
+from tools.simulation.drive import camera_calibration, half_view_rad, simulate_drive, simulate_frame
+from tools.simulation.labels import FAR_M, MIN_POINTS, MIN_POINTS_FAR, Objects, label_objects
+from tools.simulation.layouts import DATE, TRACKS_FILE
+from tools.simulation.materials import Material
+from tools.simulation.road_raster import FRONT, GRID_FILE, SURROUND, find_road, read_road
+from tools.simulation.sensor import load_sensor
+from tools.simulation.solids import Solids, box
+from tools.simulation.surface import Ground
+from tools.simulation.sweep import sweep
+from tools.simulation.world import build_world
 
-LEVEL = np.zeros(1)
-FAR_GROUND = -1000.0
-
-
-def range_along(solids, azimuth_rad, elevation_rad=0.0, depth=0.0):
-    ranges, hits, _ = cast(solids, FAR_GROUND, np.array([elevation_rad]), np.array([azimuth_rad]), np.array([[depth]]))
-    return ranges[0, 0], hits[0, 0]
-
-
-@pytest.mark.parametrize("turn", [0.0, 0.7, np.pi / 2, 3.0, -2.2])
-def test_rays_meet_solids_where_geometry_says(turn):
-    def around(solid):
-        return Solids.join([solid.placed(np.zeros(3), turn)])
-
-    assert range_along(around(box((10, 0, -1), (4, 2, 2), 0.5)), turn)[0] == pytest.approx(8)
-    assert range_along(around(cylinder((10, 0, -1), 0.5, 2, 0.5)), turn)[0] == pytest.approx(9.5)
-    assert range_along(around(cylinder((10, 0, 1), 0.5, 2, 0.5)), turn)[0] == np.inf
-    assert range_along(around(crown((10, 0, 0), 3, 2, 0.5)), turn)[0] == pytest.approx(7)
-    assert range_along(around(crown((10, 0, 0), 3, 2, 0.5)), turn, depth=0.5)[0] == pytest.approx(10)
-    # A windscreen: 4 m long below, 2 m above, 2 m high; at half height its front is at 10 - 1.5.
-    assert range_along(around(frustum((10, 0, -1), (4, 2), (2, 2), 2, 0.5)), turn)[0] == pytest.approx(8.5)
-    # Shifted forward by 0.5 m: the rear, which the ray meets, leans more: 10 - 2 + (1 + 0.5) / 2.
-    assert range_along(around(frustum((10, 0, -1), (4, 2), (2, 2), 2, 0.5, shift_m=0.5)), turn)[0] == pytest.approx(
-        8.75
-    )
+HDL64E = load_sensor("hdl64e")
+SENSOR = quiet_sensor(np.arange(4, -10, -0.2), rays_per_turn=1440)  # 2 m above the ground
 
 
-def test_ground_sky_and_nearest_win():
-    elevation = np.array([-0.1, 0.1])
-    solids = Solids.join([box((30, 0, -2), (1, 9, 4), 0.5), box((20, 0, -2), (1, 9, 1), 0.5)])
-    ranges, hits, cosine = cast(solids, -1.73, elevation, np.array([0.0, 2.0]), np.zeros((2, 2)))
-    assert hits.tolist() == [[GROUND, GROUND], [NOTHING, NOTHING]]
-    np.testing.assert_allclose(ranges[0], 1.73 / np.sin(0.1))
-    np.testing.assert_allclose(cosine[0], np.sin(0.1))
-    assert range_along(solids, 0.0, -0.06)[1] == 1 and range_along(solids, 0.0, 0.0)[1] == 0
+@pytest.fixture(scope="module")
+def drive():
+    """Three worlds, two frames of each."""
+    return list(simulate_drive(6, 2, step_s=2.0, frames_per_world=2))
 
 
-def slab_range(base, size, yaw, azimuth):
-    """Where level rays from the origin enter a turned box, by the slab method; inf where they miss it."""
-    cos, sin = np.cos(yaw), np.sin(yaw)
-    origin = np.array([-cos * base[0] - sin * base[1], sin * base[0] - cos * base[1]])
-    ray = np.stack([np.cos(azimuth - yaw), np.sin(azimuth - yaw)])
-    half = np.array(size[:2]) / 2
-    sides = (np.stack([-half, half]) - origin)[:, :, None] / ray
-    enter, leave = sides.min(axis=0).max(axis=0), sides.max(axis=0).min(axis=0)
-    level = base[2] < 0 < base[2] + size[2]
-    return np.where((enter < leave) & (enter > 0) & level, enter, np.inf)
+@pytest.fixture(scope="module")
+def world():
+    return build_world(4.0, np.random.default_rng(8))
 
 
-def test_sectors_lose_no_solid():
-    rng = np.random.default_rng(0)
-    given = [((*rng.uniform(-30, 30, 2), -1.0), tuple(rng.uniform(0.2, 8, 3)), rng.uniform(-3, 3)) for _ in range(60)]
-    solids = Solids.join([box(base, size, 0.5, yaw) for base, size, yaw in given])
-    azimuth = azimuths(HDL_64E)[::7]
-    ranges, hits, _ = cast(solids, FAR_GROUND, LEVEL, azimuth, np.zeros((1, len(azimuth))))
-    expected = np.array([slab_range(*solid, azimuth) for solid in given])
-    nearest = expected.min(axis=0)
-    sky = np.isinf(nearest)
-    assert 20 < sky.sum() < len(azimuth) - 100
-    np.testing.assert_allclose(ranges[0, ~sky], nearest[~sky], rtol=1e-9)
-    assert (hits[0, ~sky] == expected.argmin(axis=0)[~sky]).all() and (hits[0, sky] == NOTHING).all()
-    # Every solid is in the sector of its own middle.
-    starts, members = sort_into_sectors(solids)
-    for index, (x, y, _) in enumerate(solids.base):
-        sector = int((np.arctan2(y, x) + np.pi) / (2 * np.pi) * 720) % 720
-        assert index in members[starts[sector] : starts[sector + 1]]
+def block(x, y, size, yaw=0.0, kind="Car"):
+    """An actor that is nothing but its box."""
+    actor = actor_of(box((0, 0, 0), size, Material.CONCRETE), Motion.standing(np.array([x, y, yaw])), size)
+    return replace(actor, kind=kind)
 
 
-def test_sloping_ground_carries_what_stands_on_it():
-    quiet = Sensor(HDL_64E.elevation_rad, azimuth_steps=360, range_noise_m=0.0, lost_at_70_m=0.0)
-    grade = np.array([0.03, -0.05])
-    table = box((12, 1, -1.73), (4, 3, 0.8), 0.5)
-    points, _, _ = sweep(quiet, table, azimuths(quiet, 0.6), np.random.default_rng(0), grade)
-    height = points[:, 2] + 1.73 - points[:, :2] @ grade
-    beside = (np.abs(points[:, 0] - 12) > 2.01) | (np.abs(points[:, 1] - 1) > 1.51)
-    assert beside.sum() > 300 and (height > 0.79).sum() > 5
-    np.testing.assert_allclose(height[beside], 0, atol=1e-5)
-    assert height.min() > -1e-5 and height.max() < 0.8 + 1e-5
+def frame_of(actors, static=(), sensor=SENSOR, **more):
+    actors = tuple(replace(actor, track_id=index) for index, actor in enumerate(actors))
+    return simulate_frame(world_of(Solids.join(list(static)), actors), 0.0, np.random.default_rng(0), sensor, **more)
 
 
-def test_points_lie_on_what_was_hit():
-    quiet = Sensor(HDL_64E.elevation_rad, azimuth_steps=360, range_noise_m=0.0, lost_at_70_m=0.0)
-    wall = Solids.join([box((15.5, 0, -1.73), (1, 40, 6), 0.5)])
-    points, owner, _ = sweep(quiet, wall, azimuths(quiet, 0.5), np.random.default_rng(0))
-    on_wall = points[:, 0] > 14.999
-    assert on_wall.sum() > 1000 and (~on_wall).sum() > 300 and (owner == -1).all()
-    np.testing.assert_allclose(points[on_wall, 0], 15, atol=1e-5)
-    np.testing.assert_allclose(points[~on_wall, 2], -1.73, atol=1e-5)
-    assert points[:, 3].min() >= 0 and points[:, 3].max() < 1
+def projected(box_, calibration):
+    """Left, top, right, bottom of a box's corners [pixels], by homogeneous matrices; None if any is behind."""
+    turn = Rotation.from_euler("z", box_[6]).as_matrix()
+    signs = np.stack(np.meshgrid([-1, 1], [-1, 1], [-1, 1]), axis=-1).reshape(-1, 3)
+    corners = np.column_stack([signs * box_[3:6] / 2 @ turn.T + box_[:3], np.ones(8)])
+    u, v, depth = calibration.image_from_camera @ calibration.camera_from_lidar @ corners.T
+    if depth.min() < 0.5:
+        return None
+    return np.array([(u / depth).min(), (v / depth).min(), (u / depth).max(), (v / depth).max()])
 
 
-def test_same_seed_same_bytes_for_any_thread_count():
-    frames = [frame.points for frame, _ in simulate_drive(2, 11)]
-    threads = numba.get_num_threads()
-    numba.set_num_threads(1)
-    try:
-        again = [frame.points for frame, _ in simulate_drive(2, 11)]
-    finally:
-        numba.set_num_threads(threads)
-    other = next(simulate_drive(1, 12))[0].points
-    assert all(a.tobytes() == b.tobytes() for a, b in zip(frames, again, strict=True))
-    assert frames[0].tobytes() != other.tobytes() and frames[0].tobytes() != frames[1].tobytes()
+def test_image_boxes_and_truncation_are_the_projected_corners(drive):
+    checked = 0
+    for found in drive:
+        calibration, labels = found.frame.calibration, found.labels
+        for index, labelled in enumerate(boxes_from_labels(labels, calibration)):
+            # A label's box stands upright in the frame of the camera, an object's in that of the sensor.
+            box_ = min(found.objects.boxes, key=lambda box_: np.linalg.norm(box_[:3] - labelled[:3]))
+            np.testing.assert_allclose(labelled, box_, atol=1e-3)
+            whole = projected(box_, calibration)
+            if whole is None:
+                continue
+            seen = np.clip(whole, 0, [1241, 374, 1241, 374])
+            np.testing.assert_allclose(labels.boxes_2d[index], seen, atol=1e-6)
+            share = np.prod(seen[2:] - seen[:2]) / np.prod(whole[2:] - whole[:2])
+            assert labels.truncated[index] == pytest.approx(1 - share, abs=0.006)
+            checked += 1
+    assert checked > 15
 
 
-def test_labels_hold_their_points_and_levels_are_mixed():
-    levels, counts = set(), []
-    for seed in range(4):
-        for frame, labels in simulate_drive(2, seed):
-            assert 5_000 < len(frame) < 30_000, "about what the camera sees of a KITTI sweep"
-            for box_, occluded in zip(boxes_from_labels(labels, CALIBRATION), labels.occluded, strict=True):
-                counts.append(points_in_box(frame.points, box_, 0.1).sum())
-                levels.add(occluded)
-                # Labels are in the LiDAR's frame, which the pose levels: there the road is at height 0.
-                bottom = transform(frame.pose, (box_[:3] - [0, 0, box_[5] / 2])[None])[0, 2]
-                assert bottom == pytest.approx(0, abs=2e-3), "wheels on the road"
-            assert ((labels.truncated >= 0) & (labels.truncated <= 1)).all()
-    assert min(counts) >= 5 and len(counts) > 40 and levels == {0.0, 1.0, 2.0}
+# A board, 6 m wide and 1.4 m high, across the view at 20 m. With no offset its middle is on the left edge of the image.
+@pytest.mark.parametrize(("offset_m", "truncated"), [(-3.1, 0.0), (-1.5, 0.25), (0.0, 0.5), (1.5, 0.75), (3.1, None)])
+def test_truncation_at_the_edge_of_the_image(offset_m, truncated):
+    edge_m = (609.5593 + 44.85728 / 19.7) / 721.5377 * 19.7
+    labels = frame_of([block(20.0, edge_m + offset_m, (0.05, 6.0, 1.4))]).labels
+    assert labels.truncated.tolist() == ([] if truncated is None else [pytest.approx(truncated, abs=0.012)])
 
 
-def occlusion_scene(wall_height):
-    rng = np.random.default_rng(0)
-    car = make_vehicle("Car", (20.0, 0.0), 0.0, rng)
-    return Street(box((10, 0, 0), (0.5, 9, wall_height), 0.5), (car,), 0.0, 0.0)
+def visible_share(wall_m):
+    """Of the beams that meet the front of a block 4 m wide and 2.5 m high at 18 m, those that pass above a wall."""
+    turn = (np.arange(SENSOR.rays_per_turn) + 0.5) / SENSOR.rays_per_turn * 2 * np.pi - np.pi
+    azimuth, elevation = np.meshgrid(turn[np.abs(turn) < 0.7], np.radians(SENSOR.elevation_deg))
+    rise = np.tan(elevation) / np.cos(azimuth)
+    on_front = (18 * np.abs(np.tan(azimuth)) < 2) & (2 + 18 * rise > 0) & (2 + 18 * rise < 2.5)
+    above_wall = np.minimum(2 + 9.75 * rise, 2 + 10.25 * rise) > wall_m
+    return (on_front & above_wall).sum() / on_front.sum()
 
 
-@pytest.mark.parametrize(("wall_height", "expected"), [(0.01, [0.0]), (1.1, [1.0, 2.0]), (4.0, [])])
-def test_occlusion_by_a_wall(wall_height, expected):
-    _, labels = simulate_frame(occlusion_scene(wall_height), 0, np.random.default_rng(1))
-    found = labels.occluded.tolist()
-    assert (found == expected) if not expected else (len(found) == 1 and found[0] in expected)
+@pytest.mark.parametrize(("wall_m", "level"), [(0.02, 0), (1.0, 0), (1.4, 1), (1.75, 2), (4.0, None)])
+def test_occlusion_by_a_wall(wall_m, level):
+    wall = box((10, 0, 0), (0.5, 12, wall_m), Material.BRICK)
+    found = frame_of([block(20.0, 0.0, (4.0, 4.0, 2.5))], [wall])
+    assert found.objects.visible == pytest.approx([visible_share(wall_m)], abs=0.01)
+    assert found.labels.occluded.tolist() == ([] if level is None else [level])
+    assert (found.objects.hits[0] == 0) == (level is None)
 
 
 def test_lost_echoes_are_no_occlusion():
-    blind = Sensor(HDL_64E.elevation_rad, lost_at_70_m=4.0)
-    street = Street(box((200, 0, 0), (1, 1, 1), 0.5), occlusion_scene(1).vehicles, 0.0, 0.0)
-    frame, labels = simulate_frame(street, 0, np.random.default_rng(1), blind)
-    whole, _ = simulate_frame(street, 0, np.random.default_rng(1))
-    (box_,) = boxes_from_labels(labels, CALIBRATION)
-    lost = points_in_box(frame.points, box_, 0.1).sum() / points_in_box(whole.points, box_, 0.1).sum()
-    assert lost < 0.6 and labels.occluded.tolist() == [0.0]
+    actors = [block(20.0, 0.0, (4.0, 4.0, 2.5))]
+    whole, lost = frame_of(actors), frame_of(actors, sensor=replace(SENSOR, lost_share=0.7))
+    assert lost.objects.hits[0] < 0.4 * whole.objects.hits[0]
+    assert lost.objects.visible.tolist() == [1.0] and lost.labels.occluded.tolist() == [0.0]
 
 
-def test_whole_sweeps_hold_the_view_and_have_its_boxes():
-    crop, labels = next(simulate_drive(1, 5))
-    full, full_labels = next(simulate_drive(1, 5, full=True))
-    assert CALIBRATION.in_view(crop.points).all() and (full.points[:, 0] < -5).sum() > 10_000
-    assert CALIBRATION.in_view(full.points).sum() == pytest.approx(len(crop), rel=0.02)
-    common = set(map(tuple, labels.locations_m.round(3))) & set(map(tuple, full_labels.locations_m.round(3)))
-    # Noise differs, and with it who is hit often enough; everything else is the same scene.
-    assert len(common) >= 0.7 * max(len(labels), len(full_labels)) > 0
+def test_all_kinds_are_labelled_with_their_sizes():
+    sizes = {
+        "Car": (4.0, 1.7, 1.5),
+        "Van": (5.0, 1.9, 2.1),
+        "Truck": (9.0, 2.6, 3.3),
+        "Pedestrian": (0.7, 0.6, 1.8),
+        "Cyclist": (1.8, 0.6, 1.75),
+    }
+    places = [(15.0, 6.0), (25.0, -9.0), (30.0, 3.0), (10.0, -4.0), (12.0, -1.0)]
+    actors = [block(*place, size, 0.5, kind) for place, (kind, size) in zip(places, sizes.items(), strict=True)]
+    found = frame_of(actors)
+    assert found.labels.types == found.objects.kinds == tuple(sizes)
+    boxes = boxes_from_labels(found.labels, found.frame.calibration)
+    for box_, (x, y), size in zip(boxes, places, sizes.values(), strict=True):
+        np.testing.assert_allclose(box_, [x, y, size[2] / 2 - 2.0, *size, 0.5], atol=1e-9)
 
 
-def test_unoccluded_count_ignores_the_wall():
-    car = make_vehicle("Car", (20.0, 0.0), 0.0, np.random.default_rng(0)).solids.placed(
-        np.array([20, 0, -1.73]), 0.0, 0
-    )
-    wall = box((10, 0, -1.73), (0.5, 9, 4), 0.5)
-    beams = HDL_64E.elevation_rad, azimuths(HDL_64E, 0.3)
-    alone = count_unoccluded(car, 1, *beams)
-    assert alone[0] > 200
-    assert count_unoccluded(Solids.join([wall, car]), 1, *beams)[0] == alone[0]
+@pytest.mark.parametrize(("range_m", "fewest"), [(FAR_M - 2, MIN_POINTS), (FAR_M + 2, MIN_POINTS_FAR)])
+def test_what_is_far_needs_more_points_for_a_label(range_m, fewest):
+    boxes = np.tile([range_m, 0.0, -1.0, 4.0, 1.7, 1.5, 0.0], (2, 1))
+    objects = Objects(("Car", "Van"), np.arange(2), boxes, np.array([fewest - 1, fewest]), np.ones(2))
+    assert label_objects(objects, camera_calibration(HDL64E)).types == ("Van",)
 
 
-def test_sizes_follow_kitti():
-    rng = np.random.default_rng(0)
-    sizes = np.array([random_size("Car", rng) for _ in range(2000)])
-    np.testing.assert_allclose(sizes.mean(axis=0), SIZES_M["Car"][0], atol=0.03)
-    assert (sizes > 1).all() and np.corrcoef(sizes[:, 0], sizes[:, 1])[0, 1] > 0.3
+def test_labels_hold_their_points(drive):
+    share, levels = [], set()
+    for found in drive:
+        frame, objects = found.frame, found.objects
+        assert 8_000 < len(frame) < 40_000, "about what the camera sees of a KITTI sweep"
+        for box_, hits in zip(objects.boxes, objects.hits, strict=True):
+            if hits >= MIN_POINTS:
+                share.append(points_in_box(frame.points, box_, 0.2).sum() / hits)
+        levels |= set(found.labels.occluded)
+    # Beams that graze an edge give ranges between it and what is behind, and what moves is elsewhere within a turn.
+    assert len(share) > 30 and np.median(share) >= 1 and np.mean(np.array(share) > 0.9) > 0.9
+    assert levels == {0.0, 1.0, 2.0}
 
 
-def test_a_drive_moves():
-    street = build_street(3.0, np.random.default_rng(4))
-    assert street.ego_speed_mps > 0 and any(vehicle.speed_mps for vehicle in street.vehicles)
-    first, last = (frame for frame, _ in list(simulate_drive(4, 4))[::3])
-    assert last.stamp_ns - first.stamp_ns == 300_000_000
-    assert last.pose[0, 3] > first.pose[0, 3]
+def test_whole_sweeps_hold_the_view_and_have_its_labels(world):
+    crop, full = (simulate_frame(world, 1.0, np.random.default_rng(0), full=full) for full in (False, True))
+    calibration = full.frame.calibration
+    assert calibration.in_view(crop.frame.points).all() and (full.frame.points[:, 0] < -5).sum() > 10_000
+    assert calibration.in_view(full.frame.points).sum() == pytest.approx(len(crop.frame), rel=0.02)
+    np.testing.assert_array_equal(crop.objects.boxes, full.objects.boxes)
+    assert crop.objects.track_ids.tolist() == full.objects.track_ids.tolist()
+    behind = full.objects.boxes[:, 0] < -5
+    assert full.objects.hits[behind].any() and not crop.objects.hits[behind].any()
+    np.testing.assert_array_equal(full.road.kind[-FRONT.rows :], crop.road.kind)
+    # Noise differs, and with it who is hit often enough.
+    places = [set(map(tuple, found.labels.locations_m.round(3))) for found in (crop, full)]
+    assert len(places[0] & places[1]) >= 0.8 * max(map(len, places)) > 0
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_traffic_keeps_apart_and_keeps_coming(seed):
-    duration_s = 60.0
-    street = build_street(duration_s, np.random.default_rng(seed))
-    for time_s in (0.0, 30.0, duration_s):
-        ego_x = street.ego_speed_mps * time_s
-        rows = [(*v.at(time_s), *v.size_m[:2], v.yaw_rad) for v in street.vehicles]
-        near = np.array([row for row in rows if abs(row[0] - ego_x) < 90] + [(ego_x, street.ego_y_m, 4.2, 1.8, 0.0)])
-        overlap = rotated_iou_reference(near, near) - np.eye(len(near))
-        assert overlap.max() < 1e-6
-        oncoming = [v for v in street.vehicles if v.speed_mps and np.cos(v.yaw_rad) < 0]
-        assert any(0 < v.at(time_s)[0] - ego_x < 100 for v in oncoming)
+def test_tracks_are_where_their_actors_are(world):
+    seen = []
+    for time_s in (0.0, 1.7, 4.0):
+        found = simulate_frame(world, time_s, np.random.default_rng(0))
+        objects = found.objects
+        place = transform(found.frame.pose, objects.boxes)
+        expected = np.array([world.actors[track].motion.at(time_s) for track in objects.track_ids])
+        # The pose has a rotation where the world has a shear by the slope: 0.03² of 80 m.
+        np.testing.assert_allclose(place[:, :2], expected[:, :2], atol=0.1)
+        heading = found.frame.pose[:3, :3] @ np.stack(
+            [np.cos(objects.boxes[:, 6]), np.sin(objects.boxes[:, 6]), place[:, 0] * 0]
+        )
+        np.testing.assert_allclose(wrap_angle(np.arctan2(heading[1], heading[0]) - expected[:, 2]), 0, atol=0.005)
+        assert objects.kinds == tuple(world.actors[track].kind for track in objects.track_ids)
+        seen.append(set(objects.track_ids.tolist()))
+    assert len(seen[0] & seen[2]) > 5
 
 
-def test_sample_writes_a_drive_that_reads_back(tmp_path):
+@pytest.mark.parametrize(
+    "mounting", [{}, {"pitch_deg": 4.0, "roll_deg": -2.0, "yaw_deg": 25.0, "x_m": 0.9, "y_m": 0.3}]
+)
+def test_road_rasters_agree_with_the_points_and_the_surface(world, mounting):
+    still = replace(world, ego=Motion.standing(world.ego.at(2.0)))
+    sensor = quiet_sensor(HDL64E.elevation_deg, height_m=1.73, **mounting)
+    swept = sweep(sensor, still, 0.0, np.random.default_rng(0))
+    raster = find_road(sensor, still, 0.0, SURROUND)
+    ground = swept.ground < len(Ground)
+    cells = np.floor((swept.points[ground, :2] - [SURROUND.x_min_m, SURROUND.y_min_m]) / SURROUND.cell_m).astype(int)
+    place = transform(swept.world_from_lidar, swept.points[ground])
+    truths = swept.ground[ground], world.surface.kind_at(place[:, 0], place[:, 1])
+
+    def agreement(step):
+        row, col = (cells + step).T
+        inside = (row >= 0) & (col >= 0) & (row < SURROUND.rows) & (col < SURROUND.cols)
+        found = raster.kind[row[inside], col[inside]]
+        return np.array([np.mean(found == truth[inside]) for truth in truths])
+
+    # Cells of the raster and of the surface lie across each other: at borders they differ. A raster that is off by one
+    # cell differs more.
+    assert (agreement((0, 0)) > 0.975).all()
+    assert all((agreement(step) < agreement((0, 0)) - 0.003).all() for step in ((1, 0), (-1, 0), (0, 1), (0, -1)))
+    assert len(np.unique(raster.kind)) >= 4 and 0.02 < raster.road.mean() < 0.8
+
+
+mountings = st.fixed_dictionaries(
+    {"x_m": st.floats(-1, 2), "y_m": st.floats(-1, 1), "height_m": st.floats(1, 3)}
+    | {f"{axis}_deg": st.floats(-10, 10) for axis in ("roll", "pitch", "yaw")}
+)
+
+
+@settings(max_examples=30)
+@given(mountings, st.integers(0, 1000))
+def test_the_camera_stays_where_it_is_on_the_vehicle(mounting, seed):
+    sensor = replace(HDL64E, **mounting)
+    calibration = camera_calibration(sensor)
+    # Points before the camera, in the frame of the vehicle, 1 to 60 m ahead.
+    camera = np.random.default_rng(seed).uniform([-1, -1, 1], [1, 1, 60], (200, 3))
+    camera[:, :2] *= camera[:, 2:]
+    vehicle = np.column_stack([camera[:, 2] + 0.27, -camera[:, 0], 1.65 - camera[:, 1]])
+    turn = Rotation.from_euler("xyz", [sensor.roll_deg, sensor.pitch_deg, sensor.yaw_deg], degrees=True)
+    lidar = turn.inv().apply(vehicle - [sensor.x_m, sensor.y_m, sensor.height_m])
+    np.testing.assert_allclose(calibration.to_camera(lidar), camera, atol=1e-9)
+    seen = lidar[calibration.in_view(lidar)]
+    assert (np.abs(np.arctan2(seen[:, 1], seen[:, 0])) <= half_view_rad(calibration) + 1e-9).all()
+
+
+def digest(found):
+    labels = (found.labels.types, *(column.tobytes() for column in (found.labels.boxes_2d, found.labels.locations_m)))
+    return found.frame.points.tobytes(), found.frame.pose.tobytes(), found.road.kind.tobytes(), labels
+
+
+def test_same_seed_same_bytes_for_any_thread_count_and_length(drive):
+    threads = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        again = list(simulate_drive(3, 2, step_s=2.0, frames_per_world=2))
+    finally:
+        numba.set_num_threads(threads)
+    assert [digest(found) for found in again] == [digest(found) for found in drive[:3]]
+    assert digest(next(simulate_drive(1, 3)))[0] != digest(next(simulate_drive(1, 4)))[0]
+
+
+def test_worlds_change_and_time_goes_on(drive):
+    assert [found.world for found in drive] == [0, 0, 1, 1, 2, 2]
+    assert [found.frame.id for found in drive] == [f"{number:06d}" for number in range(6)]
+    assert [found.frame.stamp_ns for found in drive] == [number * 2_000_000_000 for number in range(6)]
+    first, second, other = (drive[index].road.kind for index in (0, 1, 2))
+    assert np.mean(first != other) > 0.05 and len({found.frame.points.tobytes() for found in drive}) == 6
+    assert first.shape == second.shape == FRONT.shape[:2] == (352, 400)
+
+
+def sample(*words):
+    return CliRunner().invoke(main, ["sample", *map(str, words)])
+
+
+def hashes(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def read_tracks(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def check_truth(root, frame_id, record, expected):
+    """Road and track record of a frame on disk are the simulated ones."""
+    raster = read_road(root / "road" / f"{frame_id}.png")
+    np.testing.assert_array_equal(raster.kind, expected.road.kind)
+    assert raster.spec == expected.road.spec
+    assert (record["frame"], record["world"], record["stamp_ns"]) == (frame_id, expected.world, expected.frame.stamp_ns)
+    np.testing.assert_allclose(record["world_from_lidar"], expected.frame.pose, atol=1e-8)
+    np.testing.assert_allclose(record["boxes"], expected.objects.boxes, atol=1e-4)
+    assert record["labels"] == list(expected.objects.kinds) and record["hits"] == expected.objects.hits.tolist()
+    assert record["track_ids"] == expected.objects.track_ids.tolist()
+    np.testing.assert_allclose(record["visible"], expected.objects.visible, atol=1e-3)
+
+
+def test_object_layout_reads_back(tmp_path):
     out = tmp_path / "drive"
-    words = ["sample", str(out), "--frames", "2", "--seed", "3"]
-    assert CliRunner().invoke(main, words).exit_code == 0
+    words = (out, "--frames", 2, "--seed", 3)
+    assert sample(*words).exit_code == 0
     (source,) = open_sources([out])
     assert source.layout == "kitti object" and [file.id for file in source.frames] == ["000000", "000001"]
-    frame, (expected, labels) = source.frames[0].load(), next(simulate_drive(2, 3))
-    assert np.array_equal(frame.points, expected.points)
-    np.testing.assert_allclose(frame.calibration.camera_from_lidar, CALIBRATION.camera_from_lidar)
-    written = read_labels(source.frames[0].label_path)
-    np.testing.assert_allclose(written.locations_m, labels.locations_m, atol=1e-4)
     assert (out / "ImageSets/val.txt").read_text().split() == ["000000", "000001"]
-    again = CliRunner().invoke(main, words)
+    records = read_tracks(out / "training" / TRACKS_FILE)
+    for file, record, expected in zip(source.frames, records, simulate_drive(2, 3), strict=True):
+        frame, labels = file.load(), read_labels(file.label_path)
+        np.testing.assert_array_equal(frame.points, expected.frame.points)
+        np.testing.assert_allclose(frame.calibration.camera_from_lidar, expected.frame.calibration.camera_from_lidar)
+        assert labels.types == expected.labels.types and len(labels)
+        np.testing.assert_allclose(labels.locations_m, expected.labels.locations_m, atol=1e-4)
+        np.testing.assert_array_equal(labels.occluded, expected.labels.occluded)
+        check_truth(out / "training", file.id, record, expected)
+
+    again = sample(*words)
     assert again.exit_code == 2 and "--overwrite" in " ".join(again.stderr.split())
-    assert CliRunner().invoke(main, [*words, "--overwrite"]).exit_code == 0
+    before = hashes(out)
+    assert len(before) == 2 * 4 + 4, "no temporary files are left"
+    assert sample(*words, "--overwrite").exit_code == 0 and hashes(out) == before
+
+
+def test_raw_layout_reads_back_and_replaces_another(tmp_path):
+    lidar = {"elevation_deg": np.linspace(2, -20, 16).tolist(), "rays_per_turn": 600, "height_m": 2.4, "rate_hz": 20.0}
+    (tmp_path / "lidar.yaml").write_text(yaml.safe_dump(lidar | {"pitch_deg": 3.0, "x_m": 0.5}))
+    out = tmp_path / "drive"
+    assert sample(out, "--frames", 1).exit_code == 0
+    words = ("--layout", "raw", "--full", "--frames", 3, "--seed", 9, "--frames-per-world", 2)
+    assert sample(out, *words, "--sensor", tmp_path / "lidar.yaml", "--overwrite").exit_code == 0
+    assert {path.name for path in out.iterdir()} == {"simulated.json", DATE}
+    sources = open_sources([out])
+    assert [source.name for source in sources] == [f"{DATE}_drive_{number:04d}_sync" for number in (0, 1)]
+    files = [(source, file) for source in sources for file in source.frames]
+    assert [file.id for _, file in files] == ["0000000000", "0000000001", "0000000000"]
+    records = [record for source in sources for record in read_tracks(source.path / TRACKS_FILE)]
+    expected = simulate_drive(3, 9, load_sensor(tmp_path / "lidar.yaml"), full=True, frames_per_world=2)
+    for (source, file), record, simulated in zip(files, records, expected, strict=True):
+        frame, truth = file.load(), simulated.frame
+        assert source.layout == "kitti raw" and frame.stamp_ns == truth.stamp_ns
+        np.testing.assert_array_equal(frame.points, truth.points)
+        for name in ("camera_from_lidar", "image_from_camera"):
+            np.testing.assert_allclose(getattr(frame.calibration, name), getattr(truth.calibration, name), atol=1e-12)
+        assert frame.calibration.image_size == truth.calibration.image_size
+        assert simulated.road.spec == SURROUND
+        check_truth(source.path, file.id, record, simulated)
+    assert records[1]["stamp_ns"] == 50_000_000
+
+
+def test_only_our_own_drives_are_replaced(tmp_path):
+    (tmp_path / "training").mkdir()
+    refused = sample(tmp_path, "--overwrite")
+    assert refused.exit_code == 2 and "simulated.json" in refused.stderr and (tmp_path / "training").is_dir()
+    unknown = sample(tmp_path / "new", "--sensor", "hdl65e")
+    assert unknown.exit_code == 2 and "hdl64e" in unknown.stderr and not (tmp_path / "new").exists()
+
+
+def test_worlds_have_an_end(tmp_path):
+    refused = sample(tmp_path / "new", "--frames", 10_000, "--frames-per-world", 700)
+    assert refused.exit_code == 2 and "at most 601" in " ".join(refused.stderr.split())
+    assert not (tmp_path / "new").exists()
+    assert [found.world for found in simulate_drive(3, 1, step_s=40.0)] == [0, 0, 1]
+
+
+def test_bad_rasters_are_told(tmp_path, drive):
+    with pytest.raises(LabelError, match=r"grid\.json beside it"):
+        read_road(tmp_path / "0.png")
+    out = tmp_path / "drive"
+    assert sample(out, "--frames", 1).exit_code == 0
+    grid = out / "training" / "road" / GRID_FILE
+    written = json.loads(grid.read_text())
+    assert written["kinds"] == {kind.name.lower(): int(kind) for kind in Ground}
+    assert BevSpec.from_dict(written["grid"]) == FRONT
+    grid.write_text(json.dumps(written | {"grid": SURROUND.to_dict()}))
+    with pytest.raises(LabelError, match=r"\(352, 400\), expected uint8 of shape \(704, 400\)"):
+        read_road(grid.with_name("000000.png"))

@@ -17,6 +17,7 @@ COMMANDS = {
     "pipeline": "pipeline",
     "ptx": "ptx",
     "sbnet": "sbnet",
+    "simulation": "simulation",
     "stream": "stream",
 }
 

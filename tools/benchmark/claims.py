@@ -24,8 +24,7 @@ from kernels.workspace import Workspace
 from models.dense import DenseExecutor
 from tools.benchmark.numpy_voxelize import CLEARINGS, WAYS, NumpyVoxelizer
 from tools.benchmark.timing import durations_ms, in_turns_ms
-from tools.simulate import PERIOD_S, simulate_frame
-from tools.simulation.street import build_street
+from tools.simulation.drive import simulate_drive
 
 Float32 = NDArray[np.float32]
 
@@ -78,10 +77,8 @@ def read_frames(folder: Path | None, count: int) -> tuple[list[Frame], str]:
         RoadblocksError: if no frame of the folder has `FULL_SWEEP` points.
     """
     if folder is None:
-        street = build_street(float(count), np.random.default_rng(0))
-        seconds = [round(number / PERIOD_S) for number in range(count)]  # frames a second apart
-        frames = [simulate_frame(street, number, np.random.default_rng(number), full=True)[0] for number in seconds]
-        return frames, f"{count} simulated sweeps"
+        drive = simulate_drive(count, seed=0, full=True, step_s=1.0)
+        return [found.frame for found in drive], f"{count} simulated sweeps, one a second"
     files = [file for source in open_sources([folder]) for file in source.frames]
     largest = sorted(files, key=lambda file: file.path.stat().st_size, reverse=True)[:count]
     frames = [frame for frame in (file.load() for file in largest) if len(frame.points) >= FULL_SWEEP]

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from detector.errors import RoadblocksError
 from detector.sources import open_sources
-from tools.simulate import simulate_drive
+from tools.simulation.drive import simulate_drive
 
 Float32 = NDArray[np.float32]
 
@@ -85,8 +85,8 @@ def read_sweeps(folders: Sequence[Path], count: int) -> tuple[list[Float32], str
     """
     folders = list(folders) or [SHARED / name for name in FULL_SWEEPS if (SHARED / name).is_dir()]
     if not folders:
-        drive = list(simulate_drive(1 + 10 * (count - 1), seed=0, full=True))
-        return [frame.points for frame, _ in drive[::10]], f"{count} simulated sweeps, one a second"
+        drive = simulate_drive(count, seed=0, full=True, step_s=1.0)
+        return [found.frame.points for found in drive], f"{count} simulated sweeps, one a second"
     # Frames of one layout may all bear one name, so every folder of point files is a source of its own.
     files = [frame for folder in folders for source in open_sources([*_recordings(folder)]) for frame in source.frames]
     chosen = np.unique(np.linspace(0, len(files) - 1, count).round().astype(int))

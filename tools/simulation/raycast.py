@@ -1,176 +1,165 @@
-"""Casts the sensor's rays against the ground and the solids.
+"""Casts a sweep's rays against the solids and the ground, on the CPU; `raycast_cuda` does the same on a GPU.
 
-Solids are first sorted into sectors of azimuth, so that a ray meets only what stands in its direction.
+Every column of rays has its own time: the sensor moves on, and so do solids, at constant velocity. For each column the
+solids near its vertical plane are listed from near to far, with the slopes between which a ray can meet them, so that
+a ray tests one or two of them.
 
-A slope ``grade`` (along x, along y) lifts everything at x, y by ``grade · (x, y)``. That shear keeps the origin and
-straight lines, so a ray meets the sloping scene exactly where the ray of z-component ``dz - grade · (dx, dy)`` meets
-the level one, at the same distance; nothing but rays has to be sheared.
+Each beam is two sub-rays; `echo` makes one point of them.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
-from tools.simulation.solids import CROWN, POLYHEDRON, Solids
+from tools.simulation.caster import build_caster
+from tools.simulation.jit import block_function, column_function, cpu_kernel, ray_function
+from tools.simulation.scene import COLUMNS, SUBRAYS, Hits, Rays, Scene, Way
 
-Float64 = NDArray[np.float64]
-Int64 = NDArray[np.int64]
+Int32 = NDArray[np.int32]
 
-NUM_SECTORS = 720
-GROUND, NOTHING = -1, -2
-LEVEL = np.zeros(2)
+_WIDE_RAD = 0.5  # half a block's angle from which it is not worth to ask which solids lie in it
 
 
-def cast(
-    solids: Solids,
-    ground_z_m: float,
-    elevation_rad: Float64,
-    azimuth_rad: Float64,
-    depth: Float64,
-    grade: Float64 = LEVEL,
-) -> tuple[Float64, Int64, Float64]:
-    """First hit of every ray from the origin.
+def cast(scene: Scene, rays: Rays, way: Way) -> Hits:
+    """What every ray meets first."""
+    shape = (len(rays.time), len(rays.beam), SUBRAYS)
+    hits = Hits(np.empty(shape), np.empty(shape, np.int32), np.empty(shape), np.empty(shape[:2], np.int32))
+    _cast_cpu(scene, rays, way, hits)
+    return hits
 
-    Args:
-        solids: what stands around on level ground, in the frame of the sensor [m].
-        ground_z_m: height of the ground under the sensor, below 0.
-        elevation_rad: (B,) elevations of the beams.
-        azimuth_rad: (A,) azimuths, 0 along x, growing towards y.
-        depth: (B, A) in 0..1: how deep a ray enters a crown that it meets.
-        grade: (2,) rise of the ground along x and y, metres per metre.
 
-    Returns:
-        range (B, A) [m], infinite where nothing is hit; solid (B, A) int64, GROUND or NOTHING; and the cosine
-        (B, A) of the angle between ray and surface normal, as on level ground.
+def count_unoccluded(scene: Scene, owner: Int32, owners: int, rays: Rays, way: Way) -> NDArray[np.int64]:
+    """(owners,) int64: how many beams would meet each actor if it stood alone.
+
+    ``scene`` holds nothing but actors' solids, those of one actor following each other, with ``owner`` (P,) int32.
+    A beam is its first sub-ray.
     """
-    starts, members = sort_into_sectors(solids)
-    shape = (len(elevation_rad), len(azimuth_rad))
-    range_m, hit, cosine = np.full(shape, np.inf), np.full(shape, NOTHING), np.ones(shape)
-    columns = (solids.shape, solids.base, solids.yaw_rad, solids.planes, solids.size)
-    _cast(starts, members, *columns, ground_z_m, elevation_rad, azimuth_rad, grade, depth, range_m, hit, cosine)
-    return range_m, hit, cosine
+    counts = np.zeros((len(rays.time), owners), np.int64)
+    _count_cpu(scene, owner, rays, way, counts)
+    totals: NDArray[np.int64] = counts.sum(axis=0)
+    return totals
 
 
-def count_unoccluded(
-    solids: Solids, num_owners: int, elevation_rad: Float64, azimuth_rad: Float64, grade: Float64 = LEVEL
-) -> Int64:
-    """(num_owners,) int64: how many rays would meet each vehicle if it stood alone. Arguments as `cast`."""
-    starts, members = sort_into_sectors(solids)
-    counts = np.zeros((len(azimuth_rad), num_owners), np.int64)
-    columns = (solids.shape, solids.base, solids.yaw_rad, solids.planes, solids.size, solids.owner)
-    _count(starts, members, *columns, elevation_rad, azimuth_rad, grade, counts)
-    return counts.sum(axis=0)
+_place_column, _list_column, _aim, _meet_solid, _cast_ray, _stream = build_caster(ray_function)
 
 
-def sort_into_sectors(solids: Solids) -> tuple[Int64, Int64]:
-    """Solids by sector of azimuth: sector s holds ``members[starts[s]:starts[s + 1]]``, each sector in index order."""
-    distance = np.hypot(solids.base[:, 0], solids.base[:, 1])
-    middle = np.arctan2(solids.base[:, 1], solids.base[:, 0])
-    around = distance <= solids.reach_m * 1.001
-    half = np.where(around, np.pi, np.arcsin(np.clip(solids.reach_m / np.maximum(distance, 1e-9), 0, 1)))
-    width = 2 * np.pi / NUM_SECTORS
-    # One sector more on either side: no ray slips through by rounding.
-    first = np.floor((middle - half + np.pi) / width).astype(int) - 1
-    count = np.minimum(np.ceil(2 * half / width).astype(int) + 3, NUM_SECTORS)
-    sectors = np.concatenate([(start + np.arange(n)) % NUM_SECTORS for start, n in zip(first, count, strict=True)])
-    owners = np.repeat(np.arange(len(solids)), count)
-    order = np.lexsort((owners, sectors))
-    starts = np.searchsorted(sectors[order], np.arange(NUM_SECTORS + 1))
-    return starts, owners[order]
+@cpu_kernel
+def _cast_cpu(scene: Any, rays: Any, way: Any, hits: Any) -> None:
+    for block in prange((len(rays.time) + COLUMNS - 1) // COLUMNS):
+        _cast_block(scene, rays, way, block, hits)
 
 
-@njit(cache=True, nogil=True)
-def _enter_planes(planes, px, py, pz, dx, dy, dz):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Distance at which a ray enters a convex solid, or inf; and the cosine at the face it enters by."""
-    enter, leave, cosine = -np.inf, np.inf, 1.0
-    for index in range(6):
-        nx, ny, nz = planes[index, 0], planes[index, 1], planes[index, 2]
-        gap = planes[index, 3] - (nx * px + ny * py + nz * pz)
-        slope = nx * dx + ny * dy + nz * dz
-        if abs(slope) < 1e-12:
-            if gap < 0:
-                return np.inf, 1.0
-        elif slope < 0:
-            if gap / slope > enter:
-                enter, cosine = gap / slope, -slope
-        else:
-            leave = min(leave, gap / slope)
-    if enter > leave or enter <= 0:
-        return np.inf, 1.0
-    return enter, cosine
+@cpu_kernel
+def _count_cpu(scene: Any, owner: Any, rays: Any, way: Any, counts: Any) -> None:
+    for block in prange((len(rays.time) + COLUMNS - 1) // COLUMNS):
+        _count_block(scene, owner, rays, way, block, counts)
 
 
-@njit(cache=True, nogil=True)
-def _enter_round(shape, size, px, py, pz, dx, dy, dz, depth):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The same for a cylinder's mantle, or for a crown, which is entered by a share ``depth`` of the chord."""
-    sx, sy, sz = 1 / size[0], 1 / size[1], (1 / size[2] if shape == CROWN else 0.0)
-    a = (dx * sx) ** 2 + (dy * sy) ** 2 + (dz * sz) ** 2
-    b = px * dx * sx * sx + py * dy * sy * sy + pz * dz * sz * sz
-    c = (px * sx) ** 2 + (py * sy) ** 2 + (pz * sz) ** 2 - 1
-    root = b * b - a * c
-    if root <= 0 or a < 1e-12:
-        return np.inf, 1.0
-    root = math.sqrt(root)
-    enter, leave = (-b - root) / a, (-b + root) / a
-    if enter <= 0:
-        return np.inf, 1.0
-    if shape == CROWN:
-        return enter + depth * (leave - enter), 0.7
-    z = pz + enter * dz
-    if z < 0 or z > size[2]:
-        return np.inf, 1.0
-    return enter, min(1.0, root / math.sqrt(a))
+@block_function
+def _cast_block(scene: Any, rays: Any, way: Any, block: Any, hits: Any) -> None:
+    first, last, listed = _candidates(scene.bounds, rays, way, block)
+    member, bound = np.empty(len(listed), np.int32), np.empty((len(listed), 3))
+    for column in range(first, last):
+        _cast_column(scene, rays, way, column, listed, member, bound, hits)
 
 
-@njit(cache=True, nogil=True)
-def _enter(shape, base, yaw, planes, size, dx, dy, dz, depth):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Distance and cosine for any shape; the ray starts at the origin."""
-    cos, sin = math.cos(yaw), math.sin(yaw)
-    px, py, pz = -(cos * base[0] + sin * base[1]), -(cos * base[1] - sin * base[0]), -base[2]
-    lx, ly = cos * dx + sin * dy, cos * dy - sin * dx
-    if shape == POLYHEDRON:
-        return _enter_planes(planes, px, py, pz, lx, ly, dz)
-    return _enter_round(shape, size, px, py, pz, lx, ly, dz, depth)
+@block_function
+def _count_block(scene: Any, owner: Any, rays: Any, way: Any, block: Any, counts: Any) -> None:
+    first, last, listed = _candidates(scene.bounds, rays, way, block)
+    listed.sort()  # solids of one actor follow each other again: a beam counts once for it
+    member, bound = np.empty(1, np.int32), np.empty((1, 3))
+    aims, counted = np.empty((len(rays.beam), 7)), np.empty(len(rays.beam), np.int32)
+    for column in range(first, last):
+        _aim_column(rays, way, column, aims)
+        counted[:] = -1
+        for index in range(len(listed)):
+            one = listed[index : index + 1]
+            _count_column(scene, owner, rays, way, column, one, member, bound, aims, counted, counts)
 
 
-@njit(cache=True, nogil=True)
-def _direction(elevation, azimuth, grade):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """A ray's direction in the level scene."""
-    flat = math.cos(elevation)
-    dx, dy = flat * math.cos(azimuth), flat * math.sin(azimuth)
-    return dx, dy, math.sin(elevation) - grade[0] * dx - grade[1] * dy
+@block_function
+def _candidates(bounds: Any, rays: Any, way: Any, block: Any) -> Any:
+    """First and last column of a block, and the solids that rays of any of its columns can meet."""
+    first, last = block * COLUMNS, min((block + 1) * COLUMNS, len(rays.time))
+    middle, widest, frame = (first + last) // 2, 0.0, rays.frame
+    for column in (first, last - 1):
+        sine = frame[column, 0, 0] * frame[middle, 1, 0] - frame[column, 1, 0] * frame[middle, 0, 0]
+        cosine = frame[column, 0, 0] * frame[middle, 0, 0] + frame[column, 1, 0] * frame[middle, 1, 0]
+        widest = max(widest, abs(math.atan2(sine, cosine)))
+    everything = np.arange(len(bounds)).astype(np.int32)
+    if widest > _WIDE_RAD:
+        return first, last, everything
+    member, bound = np.empty(len(bounds), np.int32), np.empty((len(bounds), 3))
+    spread = way.spread_rad + 1.1 * widest
+    return first, last, member[: _list(bounds, everything, rays, middle, spread, way, member, bound)]
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _cast(starts, order, shape, base, yaw, planes, size, road, elevation, azimuth, grade, depth, range_m, hit, cosine):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    for column in prange(azimuth.shape[0]):
-        sector = int((azimuth[column] + math.pi) / (2 * math.pi) * NUM_SECTORS) % NUM_SECTORS
-        for beam in range(elevation.shape[0]):
-            dx, dy, dz = _direction(elevation[beam], azimuth[column], grade)
-            if dz < 0:
-                range_m[beam, column], hit[beam, column], cosine[beam, column] = road / dz, GROUND, -dz
-            for place in range(starts[sector], starts[sector + 1]):
-                k = order[place]
-                distance, slope = _enter(shape[k], base[k], yaw[k], planes[k], size[k], dx, dy, dz, depth[beam, column])
-                if distance < range_m[beam, column]:
-                    range_m[beam, column], hit[beam, column], cosine[beam, column] = distance, k, slope
+@column_function
+def _list(bounds: Any, listed: Any, rays: Any, column: Any, spread: Any, way: Any, member: Any, bound: Any) -> Any:
+    """`list_column` of a column of the rays."""
+    place = _place_column(rays, column)
+    return _list_column(
+        bounds, listed, place, (way.lift_low_m, way.lift_high_m), spread, way.slack_m, way.limit_m, member, bound
+    )
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _count(starts, members, shape, base, yaw, planes, size, owner, elevation, azimuth, grade, counts):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    for column in prange(azimuth.shape[0]):
-        sector = int((azimuth[column] + math.pi) / (2 * math.pi) * NUM_SECTORS) % NUM_SECTORS
-        for beam in range(elevation.shape[0]):
-            dx, dy, dz = _direction(elevation[beam], azimuth[column], grade)
-            last = -1  # the solids of one vehicle follow each other: count a ray once for it
-            for place in range(starts[sector], starts[sector + 1]):
-                k = members[place]
-                if owner[k] < 0 or owner[k] == last:
-                    continue
-                if _enter(shape[k], base[k], yaw[k], planes[k], size[k], dx, dy, dz, 0.0)[0] < np.inf:
-                    counts[column, owner[k]] += 1
-                    last = owner[k]
+@column_function
+def _cast_column(scene: Any, rays: Any, way: Any, column: Any, listed: Any, member: Any, bound: Any, hits: Any) -> None:
+    count = _list(scene.bounds, listed, rays, column, way.spread_rad, way, member, bound)
+    place, beam, g = _place_column(rays, column), rays.beam, scene.ground
+    ground = (g[0], g[1], g[2], g[3], g[4])
+    for b in range(len(beam)):
+        stream, odd = _stream(way.seed, column * len(beam) + b), (column + b) & 1
+        for subray in range(SUBRAYS - 1, -1, -1):
+            start, ray = _aim(place, beam[b, 0], beam[b, 1], beam[b, 2], subray, way.tilt, odd)
+            distance, hit, cosine, first = _cast_ray(
+                scene, ground, member, bound, count, place[2], start, ray, way.limit_m, stream + subray
+            )
+            hits.range_m[column, b, subray], hits.hit[column, b, subray] = distance, hit
+            hits.cosine[column, b, subray], hits.first[column, b] = cosine, first
+
+
+@column_function
+def _aim_column(rays: Any, way: Any, column: Any, aims: Any) -> None:
+    """Start (3), direction (3) and slope of the first sub-ray of a column's beams."""
+    place = _place_column(rays, column)
+    for b in range(len(rays.beam)):
+        beam = rays.beam[b]
+        start, ray = _aim(place, beam[0], beam[1], beam[2], 0, way.tilt, (column + b) & 1)
+        aims[b, 0], aims[b, 1], aims[b, 2] = start
+        aims[b, 3], aims[b, 4], aims[b, 5] = ray
+        aims[b, 6] = ray[2] / math.sqrt(ray[0] * ray[0] + ray[1] * ray[1])
+
+
+@column_function
+def _count_column(
+    scene: Any,
+    owner: Any,
+    rays: Any,
+    way: Any,
+    column: Any,
+    one: Any,
+    member: Any,
+    bound: Any,
+    aims: Any,
+    counted: Any,
+    counts: Any,
+) -> None:
+    """Counts the beams of a column that meet one solid, but for those ``counted`` (B,) for its owner already."""
+    if _list(scene.bounds, one, rays, column, way.spread_rad, way, member, bound) == 0:
+        return
+    k, time = one[0], rays.time[column]
+    for b in range(len(aims)):
+        if counted[b] == owner[k] or not bound[0, 1] <= aims[b, 6] <= bound[0, 2]:
+            continue
+        start, ray = (aims[b, 0], aims[b, 1], aims[b, 2]), (aims[b, 3], aims[b, 4], aims[b, 5])
+        stream = _stream(way.seed, column * len(aims) + b)
+        distance, _ = _meet_solid(scene.bounds, scene.form, scene.shape, k, time, start, ray, stream)
+        if distance < way.limit_m:
+            counts[column, owner[k]] += 1
+            counted[b] = owner[k]
