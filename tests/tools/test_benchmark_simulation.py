@@ -19,10 +19,12 @@ from detector.labels import KittiLabels, format_labels
 from detector.pipeline import Pipeline
 from detector.sources import open_sources
 from detector.types import Frame
+from models.network import load_network
+from tests.tiny_network import write_model
 from tools import simulate
 from tools.benchmark import docs
 from tools.benchmark.__main__ import main
-from tools.benchmark.simulation import read_drives, sample_command
+from tools.benchmark.simulation import read_detector, read_drives, sample_command
 from tools.benchmark.simulation_distance import HIGH, Sample, draw_half, real_floor, widest_gap
 from tools.benchmark.simulation_page import GROUPS, differing, picture_file, write_page
 from tools.benchmark.simulation_quantities import QUANTITIES, SIDES, measure_frame, rings, visible_side
@@ -33,6 +35,7 @@ CALIBRATION = Calibration(
     np.array([[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]]),
     np.array([[700, 0, 621, 0], [0, 700, 180, 0], [0, 0, 1, 0.0]]),
 )
+KITTI_ONNX = docs.ROOT / "models" / "kitti.onnx"
 HDL_64E = load_sensor("hdl64e")
 # Heading away, to the right, and towards the sensor: rear, side and front are seen.
 CARS = np.array([[8, 0, -1, 4, 2, 1.5, 0], [20, 5, -1, 4, 2, 1.5, -np.pi / 2], [50, -9, -1, 4, 2, 1.5, np.pi]])
@@ -90,7 +93,8 @@ def compared(tmp_path_factory):
     other = write_folder(root / "other", [make_frame(level + 0.2, (0, 2, 2)) for level in levels])
     same = json.loads(run(real, real, "--json", "-"))
     page, pictures = root / "page.md", root / "side.png"
-    run(real, other, "--json", root / "record.json", "--page", page, "--pictures", pictures)
+    outputs = ("--json", root / "record.json", "--page", page, "--pictures", pictures)
+    run(real, other, *outputs, "--detector", f"228 real frames={KITTI_ONNX}")
     return same, json.loads((root / "record.json").read_text()), page, pictures
 
 
@@ -215,8 +219,9 @@ def test_the_page_is_written_from_the_record(compared):
     _, record, page, _ = compared
     text = page.read_text()
     assert text == write_page(record, "page")
-    sections = ("Cars", "Points", "What still differs", "Simulated pictures", "How it is measured")
-    assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == list(sections)
+    sections = ["Cars", "Points", "What still differs", "A detector trained on it", "Simulated pictures"]
+    sections.append("How it is measured")
+    assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == sections
     assert all(f"| {quantity.name} | {quantity.unit} |" in text for quantity in QUANTITIES.values())
     difference = text.partition("## What still differs")[2].partition("##")[0]
     apart = [QUANTITIES[row["key"]].name for row in differing(record["quantities"])]
@@ -225,6 +230,19 @@ def test_the_page_is_written_from_the_record(compared):
     for name in (*GROUPS, "pictures"):
         assert f"]({picture_file(page, name).name})" in text
         assert min(Image.open(picture_file(page, name)).size) > 500
+
+
+def test_detectors_are_told_by_what_they_say_of_themselves(compared, tmp_path):
+    (row,) = compared[1]["detectors"]
+    info = load_network(KITTI_ONNX).info
+    assert row == {"trained_on": "228 real frames", "steps": info.training["steps"], "ap": row["ap"]}
+    assert row["ap"]["bev_50"] == info.ap["Car"]["bev_50"]["R40"]["moderate"]
+    line = next(line for line in compared[2].read_text().splitlines() if line.startswith("| 228 real frames |"))
+    assert f"| {info.ap['Car']['bev']['R40']['moderate']:.1f} |" in line
+    with pytest.raises(SourceError, match="expected NAME=FILE"):
+        read_detector("models/kitti.onnx")
+    with pytest.raises(SourceError, match="names no average precision"):
+        read_detector(f"tiny={write_model(tmp_path / 'tiny.onnx')}")
 
 
 def test_pictures_show_both_sides(compared):

@@ -19,10 +19,12 @@ from rich.table import Table
 from detector.cli import messages
 from detector.errors import SourceError
 from detector.files import write_whole
-from detector.labels import read_labels
+from detector.labels import CAR, read_labels
 from detector.pipeline import Pipeline
 from detector.sources import FrameFile
+from models.network import load_network
 from tools.benchmark.accuracy import labelled_source
+from tools.benchmark.docs import NAMES
 from tools.benchmark.report import emit, origin
 from tools.benchmark.simulation_distance import DRAWS, Sample, draw_half, real_floor, widest_gap
 from tools.benchmark.simulation_page import GROUPS, differing, picture_file, show_distance, show_value, write_page
@@ -139,6 +141,26 @@ def sample_command(folder: Path) -> str | None:
     return " ".join(words)
 
 
+def read_detector(text: str) -> dict[str, Any]:
+    """What a network says of itself: how long it was trained, and its average precision.
+
+    Args:
+        text: NAME=FILE, an ONNX file that ``python -m tools.train export`` wrote.
+
+    Raises:
+        SourceError: if there is no name, or the network says nothing about its precision.
+        ModelError: if the file cannot be read.
+    """
+    name, separator, file = text.partition("=")
+    if not (name and separator):
+        raise SourceError(f"--detector {text}: expected NAME=FILE, for example '1,000 simulated frames=simulated.onnx'")
+    info = load_network(file).info
+    if not info.ap.get(CAR):
+        raise SourceError(f"{file}: names no average precision of {CAR}; expected a file of `tools.train export`")
+    ap = {metric: info.ap[CAR][metric]["R40"]["moderate"] for metric in NAMES}
+    return {"trained_on": name, "steps": info.training.get("steps"), "ap": ap}
+
+
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Distance of every quantity, beside the floor."""
     table = Table("quantity", title="Kolmogorov-Smirnov distance, simulated to real; bold beyond real halves")
@@ -157,6 +179,7 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 @click.option("--split", type=click.Path(path_type=Path, exists=True), help="File that lists the real frames to count.")
 @click.option("--drives", type=click.Path(path_type=Path, exists=True), help="CSV: frame and drive of the real frames.")
 @click.option("--sensor", default="hdl64e", show_default=True, help="Beams, for rings: shipped sensor or a YAML file.")
+@click.option("--detector", "detectors", multiple=True, metavar="NAME=FILE", help="Network and what it was trained on.")
 @click.option("--json", "json_file", help="Write the record as JSON; - is stdout.")
 @click.option(
     "--page", type=click.Path(path_type=Path), help="Write the page, and its plots beside it (extra 'plots')."
@@ -168,6 +191,7 @@ def simulation(
     split: Path | None,
     drives: Path | None,
     sensor: str,
+    detectors: tuple[str, ...],
     json_file: str | None,
     page: Path | None,
     pictures: Path | None,
@@ -194,6 +218,7 @@ def simulation(
         "real": {"frames": len(real_files), "groups": len(set(groups))},
         "simulated": {"frames": len(simulated_files), "made_by": [sample_command(folder) for folder in simulated]},
         "sensor": sensor,
+        "detectors": [read_detector(text) for text in detectors],
         "quantities": compare(one, other, groups),
         **origin(),
     }
