@@ -19,6 +19,7 @@ COMMANDS = {
     "sbnet": "sbnet",
     "simulation": "simulation",
     "stream": "stream",
+    "sweeps": "sweeps",
 }
 
 

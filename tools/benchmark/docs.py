@@ -97,6 +97,17 @@ def stream_rows() -> str:
     return "\n".join([*lines, "", measured(record, command, "stream")])
 
 
+def simulator_rows() -> str:
+    """How fast the simulator is."""
+    record = read_record("sweeps")
+    sensor = record["sensor"]
+    return (
+        f"Whole turns of {sensor['beams']} × {sensor['rays_per_turn']:,} beams: **{record['sweeps_per_s']:.0f} sweeps a "
+        f"second**, {record['frames_per_s']:.0f} frames with labels, tracks and road, medians of {len(record['worlds'])} "
+        f"worlds. {measured(record, 'python -m tools.benchmark sweeps', 'sweeps')}"
+    )
+
+
 def latency_rows() -> str:
     """Milliseconds per stage, dense and sparse, and their ratios."""
     record = read_record("pipeline")
@@ -186,6 +197,7 @@ SECTIONS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
     (ROOT / "docs" / "kernels.md", "claims", claim_rows),
     (ROOT / "README.md", "headline", headline),
     (ROOT / "README.md", "stream", stream_rows),
+    (ROOT / "README.md", "simulator", simulator_rows),
     (ROOT / "README.md", "latency", latency_rows),
     (ROOT / "README.md", "accuracy", accuracy_rows),
     (ROOT / "README.md", "sbnet", sbnet_rows),
