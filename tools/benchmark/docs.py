@@ -102,9 +102,9 @@ def simulator_rows() -> str:
     record = read_record("sweeps")
     sensor = record["sensor"]
     return (
-        f"Whole turns of {sensor['beams']} × {sensor['rays_per_turn']:,} beams: **{record['sweeps_per_s']:.0f} sweeps a "
-        f"second**, {record['frames_per_s']:.0f} frames with labels, tracks and road, medians of {len(record['worlds'])} "
-        f"worlds. {measured(record, 'python -m tools.benchmark sweeps', 'sweeps')}"
+        f"Whole turns of {sensor['beams']} × {sensor['rays_per_turn']:,} beams: **{record['sweeps_per_s']:.0f} sweeps "
+        f"a second**, {record['frames_per_s']:.0f} frames with labels, tracks and road, medians of "
+        f"{len(record['worlds'])} worlds. {measured(record, 'python -m tools.benchmark sweeps', 'sweeps')}"
     )
 
 
