@@ -36,6 +36,7 @@ MARKER = "simulated.json"  # says that a folder is a drive of ours, which --over
     "--step", "step_s", type=click.FloatRange(0.01), help="Seconds between frames.  [default: a turn of the sensor]"
 )
 @click.option("--frames-per-world", type=click.IntRange(1), help="Frames until a new world begins.  [default: 60 s]")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Casts the rays.")
 @click.option("--overwrite", is_flag=True, help="Replace a drive that OUT already holds.")
 def sample(
     out: Path,
@@ -46,6 +47,7 @@ def sample(
     full: bool,
     step_s: float | None,
     frames_per_world: int | None,
+    device: str,
     overwrite: bool,
 ) -> None:
     """Write a simulated, labelled drive in a KITTI layout.
@@ -56,12 +58,12 @@ def sample(
     roadblocks sample drive --frames 50 --seed 1
     roadblocks sample training --frames 1000 --frames-per-world 5 --step 2
     """
-    drive = simulate_drive(frames, seed, load_sensor(sensor), full, step_s, frames_per_world)
+    drive = simulate_drive(frames, seed, load_sensor(sensor), full, step_s, frames_per_world, device)
     if out.exists() and any(out.iterdir()):
         _clear(out, overwrite)
     out.mkdir(parents=True, exist_ok=True)
     settings = {"frames": frames, "seed": seed, "sensor": sensor, "layout": layout, "full": full}
-    settings |= {"step_s": step_s, "frames_per_world": frames_per_world}
+    settings |= {"step_s": step_s, "frames_per_world": frames_per_world, "device": device}
     write_json(out / MARKER, {"simulated": True, **settings})
     LAYOUTS[layout](out, track(drive, "simulate", frames, transient=True))
     click.echo(f"{frames} frames in {out}")

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from detector.errors import ConfigError
+from kernels.launch import cuda
 from kernels.machine_code import CAPABILITIES, compile_kernel
 from kernels.op import CudaKernel
 from tools.simulation import raycast_cuda
+from tools.simulation.drive import simulate_drive
 from tools.simulation.raycast_cuda import CAST_SIGNATURE, LIST_SIGNATURE, cast_cuda, cast_kernel, list_kernel
 
 DEVICES = [pytest.param("simulator", marks=pytest.mark.simulator), pytest.param("device", marks=pytest.mark.gpu)]
@@ -50,13 +53,36 @@ def test_equals_cpu(device, monkeypatch):
     np.testing.assert_allclose(found.cosine, expected.cosine, atol=1e-6)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_sweep_is_that_of_the_cpu(device):
+    from tests.tools.simulated_scenes import quiet_sensor, world_of
+    from tools.simulation.materials import Material
+    from tools.simulation.solids import box
+    from tools.simulation.sweep import sweep
+
+    world = world_of(box((5, 0, 0), (1, 8, 3), Material.BRICK))
+    sensor = quiet_sensor([-30.0, 0.0], rays_per_turn=12)
+    expected, found = (sweep(sensor, world, 0.0, np.random.default_rng(1), device=name) for name in ("cpu", "cuda"))
+    np.testing.assert_allclose(found.points[:, :3], expected.points[:, :3], atol=1.1e-3)
+    np.testing.assert_allclose(found.points[:, 3], expected.points[:, 3], atol=0.011)
+    assert np.array_equal(found.ring, expected.ring) and len(set(found.ring.tolist())) == 2
+
+
+@pytest.mark.skipif(cuda.is_available(), reason="a GPU is here")
+def test_without_a_gpu_the_device_is_refused():
+    with pytest.raises(ConfigError, match="no GPU answers here"):
+        simulate_drive(1, 0, device="cuda")
+    with pytest.raises(ConfigError, match="expected cpu or cuda"):
+        simulate_drive(1, 0, device="tpu")
+
+
 def test_simulator_case_passes():
     """In a process of its own: the simulator is chosen before the first import."""
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
     command = [sys.executable, "-m", "pytest", "-m", "simulator", str(Path(__file__))]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and re.search(r"1 passed", done.stdout), done.stdout[-6000:] + done.stderr[-2000:]
+    assert done.returncode == 0 and re.search(r"2 passed", done.stdout), done.stdout[-6000:] + done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES, ids="sm_{0[0]}{0[1]}".format)

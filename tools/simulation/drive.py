@@ -17,7 +17,7 @@ from tools.simulation.road_raster import FRONT, SURROUND, RoadRaster, find_road
 from tools.simulation.sensor import Sensor, load_sensor
 from tools.simulation.solids import Solids
 from tools.simulation.surface import level_surface
-from tools.simulation.sweep import sweep, world_from_lidar
+from tools.simulation.sweep import caster, sweep, world_from_lidar
 from tools.simulation.world import Motion, World, build_world
 
 Float64 = NDArray[np.float64]
@@ -60,6 +60,7 @@ def simulate_drive(
     full: bool = False,
     step_s: float | None = None,
     frames_per_world: int | None = None,
+    device: str = "cpu",
 ) -> Iterator[DriveFrame]:
     """The frames of a drive; they depend on the arguments alone, not on the number of threads.
 
@@ -75,9 +76,10 @@ def simulate_drive(
         step_s: from frame to frame, by default a turn of the sensor.
         frames_per_world: after so many a new world begins. By default one world holds all of them, up to
             `MAX_WORLD_S`; it is as large as they need, so another number of frames is another world.
+        device: "cpu" or "cuda", where the rays are cast; see `sweep`.
 
     Raises:
-        ConfigError: at the call, if a world would be longer than `MAX_WORLD_S`.
+        ConfigError: at the call, if a world would be longer than `MAX_WORLD_S`, or there is no such device.
     """
     sensor = sensor or load_sensor(DEFAULT_SENSOR)
     step_s = step_s or 1 / sensor.rate_hz
@@ -88,29 +90,35 @@ def simulate_drive(
             f"{frames_per_world} frames of one world, {step_s:g} s apart, are too many; "
             f"expected at most {longest}, which are {MAX_WORLD_S:g} s"
         )
-    return _frames(num_frames, seed, sensor, full, step_s, frames_per_world)
+    caster(device)
+    return _frames(num_frames, seed, sensor, full, step_s, frames_per_world, device)
 
 
 def _frames(
-    num_frames: int, seed: int, sensor: Sensor, full: bool, step_s: float, frames_per_world: int
+    num_frames: int, seed: int, sensor: Sensor, full: bool, step_s: float, frames_per_world: int, device: str
 ) -> Iterator[DriveFrame]:
     duration_s = (frames_per_world - 1) * step_s + 1 / sensor.rate_hz
     for number in range(num_frames):
         index, turn = divmod(number, frames_per_world)
         if turn == 0:
             world = build_world(duration_s, np.random.default_rng((seed, 0, index)))
-        found = simulate_frame(world, turn * step_s, np.random.default_rng((seed, 1, number)), sensor, full)
+        found = simulate_frame(world, turn * step_s, np.random.default_rng((seed, 1, number)), sensor, full, device)
         frame = replace(found.frame, id=f"{number:06d}", stamp_ns=round(number * step_s * 1e9))
         yield replace(found, frame=frame, world=index)
 
 
 def simulate_frame(
-    world: World, time_s: float, rng: np.random.Generator, sensor: Sensor | None = None, full: bool = False
+    world: World,
+    time_s: float,
+    rng: np.random.Generator,
+    sensor: Sensor | None = None,
+    full: bool = False,
+    device: str = "cpu",
 ) -> DriveFrame:
     """The frame at one moment of a world; see `simulate_drive`."""
     sensor = sensor or load_sensor(DEFAULT_SENSOR)
     calibration = camera_calibration(sensor)
-    swept = sweep(sensor, world, time_s, rng, np.pi if full else half_view_rad(calibration))
+    swept = sweep(sensor, world, time_s, rng, np.pi if full else half_view_rad(calibration), device)
     in_view = calibration.in_view(swept.points)
     seen = replace(swept, points=swept.points[in_view], owner=swept.owner[in_view])
     in_camera = find_objects(seen, sensor, world, time_s)

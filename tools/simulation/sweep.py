@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.errors import ConfigError
 from tools.simulation.actors import EGO_SIZE_M
 from tools.simulation.echo import Receiver, gather, receive, surface_optics
 from tools.simulation.raycast import cast, count_unoccluded
-from tools.simulation.scene import Hits, Rays, Scene, build_scene, build_way
+from tools.simulation.scene import Hits, Rays, Scene, Way, build_scene, build_way
 from tools.simulation.sensor import Sensor
 from tools.simulation.solids import NO_OWNER, Solids
 from tools.simulation.surface import Surface
@@ -18,6 +20,7 @@ from tools.simulation.world import World
 
 Float64 = NDArray[np.float64]
 Int32 = NDArray[np.int32]
+Caster = Callable[[Scene, Rays, Way], Hits]
 
 # Where wheels stand, as shares of length and width.
 _WHEELS = np.array([[0.32, 0.4], [0.32, -0.4], [-0.32, 0.4], [-0.32, -0.4]])
@@ -47,7 +50,14 @@ class Sweep:
     world_from_lidar: Float64
 
 
-def sweep(sensor: Sensor, world: World, time_s: float, rng: np.random.Generator, half_view_rad: float = np.pi) -> Sweep:
+def sweep(
+    sensor: Sensor,
+    world: World,
+    time_s: float,
+    rng: np.random.Generator,
+    half_view_rad: float = np.pi,
+    device: str = "cpu",
+) -> Sweep:
     """The sweep whose beam looks forward at ``time_s``; see `sensor` for the shutter.
 
     Args:
@@ -56,13 +66,17 @@ def sweep(sensor: Sensor, world: World, time_s: float, rng: np.random.Generator,
         time_s: the stamp.
         rng: gives one number, the seed of all noise, so that a sweep depends on nothing but it, scene and sensor.
         half_view_rad: only columns this close to straight ahead fire.
+        device: "cpu" or "cuda", where the rays are cast. Points may differ by a millimetre between the two.
+
+    Raises:
+        ConfigError: if there is no such device.
     """
     seed = int(rng.integers(2**32))
     azimuth = azimuths(sensor, half_view_rad)
     rays = rays_of(sensor, world, time_s, azimuth)
     scene, solids, movable = scene_of(sensor, world, time_s)
     way = build_way(scene, rays, sensor.divergence_mrad / 1000, sensor.max_range_m, seed)
-    hits = cast(scene, rays, way)
+    hits = caster(device)(scene, rays, way)
     echoes = receive(hits, surface_optics(solids, world.wet), rays.beam, _receiver(sensor, azimuth), seed)
     owner = np.append(solids.owner, NO_OWNER).astype(np.int32)
     points, ring, owners, ground = gather(echoes, azimuth, rays.beam, owner)
@@ -71,6 +85,19 @@ def sweep(sensor: Sensor, world: World, time_s: float, rng: np.random.Generator,
     possible = count_unoccluded(actors_only, owner[:-1][movable], count, rays, way)
     pose = world_from_lidar(sensor, world, time_s)
     return Sweep(points, ring, owners, ground, _met(hits, owner, count), possible, pose)
+
+
+def caster(device: str) -> Caster:
+    """What casts rays on a device; see `sweep`."""
+    if device == "cpu":
+        return cast
+    if device != "cuda":
+        raise ConfigError(f"device is '{device}', expected cpu or cuda")
+    from tools.simulation.raycast_cuda import cast_cuda, cuda  # the CPU alone needs no numba-cuda
+
+    if not cuda.is_available():
+        raise ConfigError("device cuda: no GPU answers here; expected one, and the extra 'gpu', or device cpu")
+    return cast_cuda
 
 
 def azimuths(sensor: Sensor, half_view_rad: float = np.pi) -> Float64:
