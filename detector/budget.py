@@ -12,6 +12,7 @@ from kernels.tiles import ActiveTiles, TileSpec
 from models.grid import BevSpec
 
 RECENT = 64  # frames that say how slow the machine is at present
+TELLING = 0.25  # share of the time from which a frame says something about frames that fill it
 IGNORED = 1  # the slowest of them: a hiccup is no reason to leave out tiles of the next 64 frames
 
 
@@ -21,7 +22,7 @@ class CostModel:
     The slowest of the last frames but `IGNORED` counts, so that nearly all frames end in time.
 
     Args:
-        empty_ms: a frame without active tiles.
+        empty_ms: a frame without active tiles, after one with all of them, which it has to put back.
         full_ms: a frame with all tiles active.
         tiles: how many these are.
     """
@@ -77,17 +78,29 @@ class Budget:
             limits.append(self._config.tiles)
         if self._config.ms is not None and self._cost is not None:
             limits.append(self._cost.tiles_within(self._config.ms - spent_ms))
-        count = min(limits)
-        if count == len(tiles):
-            return tiles
-        range_m = self._range_m[tiles.index[:, 1], tiles.index[:, 2]]
-        nearest = np.sort(np.argsort(range_m, kind="stable")[:count])
-        return ActiveTiles(tiles.index[nearest], tiles.spec)
+        return nearest_tiles(tiles, self._range_m, min(limits))
 
-    def learn(self, tiles: int, ms: float) -> None:
-        """A frame ran on so many tiles; network and all that follows it took so long."""
-        if self._cost is not None:
+    def learn(self, tiles: int, ms: float, left_out: int = 0) -> None:
+        """A frame ran on so many tiles; network and all that follows it took so long.
+
+        Of frames far below the budget nothing is learned: a millisecond more or less is much of what they take.
+        """
+        if self._cost is not None and (left_out or ms >= TELLING * (self._config.ms or 0.0)):
             self._cost.add(tiles, ms)
+
+
+def nearest_tiles(tiles: ActiveTiles, range_m: NDArray[np.float64], count: int) -> ActiveTiles:
+    """The ``count`` tiles of one frame that are nearest, in their order.
+
+    Args:
+        tiles: of one frame.
+        range_m: (tile rows, tile columns) float64, see `tile_range_m`.
+        count: how many; all if there are no more.
+    """
+    if count >= len(tiles):
+        return tiles
+    nearest = np.argsort(range_m[tiles.index[:, 1], tiles.index[:, 2]], kind="stable")[:count]
+    return ActiveTiles(tiles.index[np.sort(nearest)], tiles.spec)
 
 
 def tile_range_m(grid: BevSpec, tiles: TileSpec) -> NDArray[np.float64]:

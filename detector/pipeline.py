@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from detector.arrivals import SourceClock, open_arrivals
 from detector.budget import Budget, CostModel
 from detector.config import Config, load_config
-from detector.errors import ConfigError, FrameError, RoadblocksError
+from detector.errors import ConfigError, RoadblocksError
 from detector.sources import FrameFile
 from detector.stages import Stage, StageClock
-from detector.stream import stream_frames
+from detector.stream import OnBadFrame, stream_frames
 from detector.types import Detections, Frame, FrameResult
 from kernels.decode import decode
 from kernels.nms import nms
@@ -185,13 +185,13 @@ class Pipeline:
                 self._budget.start(self._measure_cost(grid))
             spent_ms, start_s = sum(clock.elapsed_ms.values()), time.perf_counter()
             with clock(Stage.BACKBONE):
-                kept = self._budget.keep(tiles, spent_ms)
+                num_active, kept = len(tiles), self._budget.keep(tiles, spent_ms)
                 maps = self._executor.run(grid, kept)
-            ran = ActiveTiles(kept.index.copy(), kept.spec)  # the next frame overwrites these
+            ran = kept.copy()  # before the next frame may be prepared
             after_network()
             detections = self._boxes(*maps, clock)
-            self._budget.learn(len(ran), 1e3 * (time.perf_counter() - start_s))
-        left_out = len(tiles) - len(ran)
+            left_out = num_active - len(ran)
+            self._budget.learn(len(ran), 1e3 * (time.perf_counter() - start_s), left_out)
         return FrameResult(frame, detections, clock.elapsed_ms, len(ran), ran.spec.total, left_out, tiles=ran)
 
     def _boxes(self, score: NDArray[np.float32], regression: NDArray[np.float32], clock: StageClock) -> Detections:
@@ -207,20 +207,16 @@ class Pipeline:
             return Detections(boxes[keep], scores[keep], (label,) * len(keep))
 
     def _measure_cost(self, grid: NDArray[np.float32]) -> CostModel:
-        """What frames without active tiles and with all of them take: the fastest of a few runs each."""
-
-        def fastest_ms(tiles: ActiveTiles) -> float:
-            taken_ms = []
-            for _ in range(COST_RUNS):
+        """What frames with all tiles active take and frames without, in turns: the fastest of a few each."""
+        taken_ms: dict[int, list[float]] = {self.tiles.total: [], 0: []}
+        for _ in range(COST_RUNS):
+            for tiles in (ActiveTiles.all(self.tiles), ActiveTiles(np.zeros((0, 3), np.int32), self.tiles)):
                 clock = StageClock()
                 with clock(Stage.BACKBONE):
                     maps = self._executor.run(grid, tiles)
                 self._boxes(*maps, clock)
-                taken_ms.append(sum(clock.elapsed_ms.values()))
-            return min(taken_ms)
-
-        none = ActiveTiles(np.zeros((0, 3), np.int32), self.tiles)
-        return CostModel(fastest_ms(none), fastest_ms(ActiveTiles.all(self.tiles)), self.tiles.total)
+                taken_ms[len(tiles)].append(sum(clock.elapsed_ms.values()))
+        return CostModel(min(taken_ms[0]), min(taken_ms[self.tiles.total]), self.tiles.total)
 
     def stream(
         self,
@@ -231,7 +227,7 @@ class Pipeline:
         follow: bool = False,
         *,
         frames: slice | None = None,
-        on_bad_frame: Callable[[FrameError], None] | None = None,
+        on_bad_frame: OnBadFrame | None = None,
     ) -> Generator[FrameResult, None, None]:
         """Results of a source, in order, the next frame being prepared while the network runs on this one.
 
@@ -250,8 +246,8 @@ class Pipeline:
             follow: the source is a folder that grows; frames come as files become complete, until the generator is
                 closed (see `detector.follow.GrowingFolder`).
             frames: which frames to keep of every recording of a path.
-            on_bad_frame: called in the worker thread for a frame that cannot be loaded, which is then skipped; None
-                ends the stream with the error.
+            on_bad_frame: called in the worker thread with the error of a frame that cannot be loaded, which is then
+                skipped, and the number of frames that were dropped before it; None ends the stream with the error.
 
         Raises:
             ConfigError: if the arguments do not fit one another.
@@ -266,7 +262,8 @@ class Pipeline:
 
     def new_buffers(self) -> FrameBuffers:
         """Buffers for one more frame to be prepared while others are on their way."""
-        return FrameBuffers(MASK_SOURCES[self.config.mask.source](self.spec))
+        source = "all" if self.config.execution == "dense" else self.config.mask.source
+        return FrameBuffers(MASK_SOURCES[source](self.spec))
 
     @contextmanager
     def _one_thread(self) -> Iterator[None]:

@@ -132,7 +132,7 @@ def _detect_file(
             frame = file.load()
         if not len(frame):
             log.warning("%s: holds no points; written as a frame without cars", file.path)
-        result = pipeline.detect(frame)
+        result = pipeline.detect(frame, clock)
     except FrameError as error:
         summary.skipped.append({"source": source.name, "frame": file.id, "reason": str(error)})
         if options.stop_on_error:
@@ -141,8 +141,7 @@ def _detect_file(
         return
     with clock(Stage.WRITE):
         output.write(result, frame_picture(pipeline, file, result) if options.render else None)
-    load_ms, write_ms = (clock.elapsed_ms[stage.value] for stage in (Stage.LOAD, Stage.WRITE))
-    times = {Stage.LOAD.value: load_ms, **result.stage_ms, Stage.WRITE.value: write_ms}
+    times = clock.elapsed_ms
     output.write_timing(replace(result, stage_ms=times))
     summary.good += 1
     summary.boxes += len(result.detections)
@@ -235,7 +234,7 @@ def _record(pipeline: Pipeline, sources: Sequence[Source], options: RunOptions) 
         "sources": [{"name": source.name, "path": str(source.path), "layout": source.layout} for source in sources],
         "config": asdict(pipeline.config),
         "device": pipeline.device,
-        "model": {"path": str(pipeline.network.path), "sha256": pipeline.network.sha256},
+        "model": {"path": str(pipeline.network.path.absolute()), "sha256": pipeline.network.sha256},
         "machine": machine(),
         "versions": versions(),
         "revision": revision(),

@@ -38,7 +38,7 @@ log = logging.getLogger("roadblocks")
 _NOTHING = Frame(np.zeros((0, 4), np.float32))
 BUFFERS = {"every": 2, "latest": 1}
 JOIN_S = 5.0  # how long the end of a stream waits for a source that is just giving a frame
-OnBadFrame = Callable[[FrameError], None]
+OnBadFrame = Callable[[FrameError, int], None]  # the error, and how many frames were dropped before
 
 
 @dataclass(frozen=True)
@@ -163,10 +163,12 @@ def stream_frames(
     try:
         worker.start()
         while (waiting := handover.take()) is not None:
-            frame, times = waiting.frame, waiting.clock
-            grid, tiles = waiting.prepared or pipeline.prepare(frame, times)
-            done = partial(handover.network_done, waiting.buffers)
-            result = pipeline.detect_prepared(frame, grid, tiles, times, done)
+            frame, times, done = waiting.frame, waiting.clock, partial(handover.network_done, waiting.buffers)
+            if waiting.prepared is None:
+                result = pipeline.detect(frame, times)
+                done()
+            else:
+                result = pipeline.detect_prepared(frame, *waiting.prepared, times, done)
             latency_ms = 1e3 * (clock.now_s() - waiting.available_s)
             yield replace(result, dropped_before=waiting.dropped_before, latency_ms=latency_ms)
     finally:
@@ -195,10 +197,8 @@ def _prepare_frames(
 def _loaded(
     arrivals: Iterator[Arrival], on_bad_frame: OnBadFrame | None
 ) -> Iterator[tuple[Frame, StageClock, Arrival]]:
-    """The good frames; what was dropped before a bad one counts for the next."""
-    dropped = 0
+    """The good frames."""
     for arrival in arrivals:
-        dropped += arrival.dropped_before
         clock = StageClock()
         try:
             with clock(Stage.LOAD):
@@ -206,10 +206,9 @@ def _loaded(
         except FrameError as error:
             if on_bad_frame is None:
                 raise
-            on_bad_frame(error)
+            on_bad_frame(error, arrival.dropped_before)
             continue
-        yield frame, clock, replace(arrival, dropped_before=dropped)
-        dropped = 0
+        yield frame, clock, arrival
 
 
 def _join(worker: threading.Thread) -> None:

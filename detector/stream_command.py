@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import click
 import numpy as np
 from rich.status import Status
+from rich.text import Text
 
 from detector.cli import messages, pipeline_options, start_up_message
 from detector.errors import ExitCode, FrameError
@@ -49,9 +50,10 @@ class StreamReport:
     tiles: int = 0
     latency_ms: array[float] = field(default_factory=lambda: array("d"))
 
-    def skip(self, error: FrameError) -> None:
+    def skip(self, error: FrameError, dropped_before: int) -> None:
         """Counts and tells a bad frame."""
         self.skipped += 1
+        self.dropped += dropped_before
         log.warning("skipped: %s", error)
 
     def count(self, result: FrameResult) -> None:
@@ -112,8 +114,8 @@ def stream(
     roadblocks stream recording --follow --policy latest
     roadblocks stream $KITTI --viewer rerun --recording stream.rrd
 
-    Exit codes: 0 all frames good, or the reader of the pipe has left; 1 some frames skipped; 2 nothing could be done,
-    or stopped by --on-error stop; 130 Ctrl-C.
+    Exit codes, also when the reader of the pipe leaves: 0 all frames good, 1 some skipped, 2 nothing could be done, or
+    stopped by --on-error stop, 130 Ctrl-C.
     """
     check_recording(viewer, recording)
     out, report = sys.stdout, StreamReport()  # kept, because rich puts something else there while it shows a status
@@ -125,7 +127,7 @@ def stream(
         pipeline.warm_up()
     least_score = pipeline.network.info.display_score if score is None else score
     pace = "as recorded" if rate is None else f"{rate:g} Hz"
-    messages.print(f"streaming {source}: policy {policy}, {pace}", soft_wrap=True)
+    messages.print(Text(f"streaming {source}: policy {policy}, {pace}"), soft_wrap=True)
     try:
         with log_to or nullcontext(), closing(results), _status(out) as status:
             show = log_to.log if log_to else None

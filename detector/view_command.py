@@ -52,8 +52,7 @@ def view(
     """
     check_recording(viewer, recording)
     run = open_run(out, source, frames)
-    # Only its first half is run, up to the tiles: any machine will do, whatever the run used.
-    pipeline = Pipeline.from_config(run.config, device="cpu", execution="sparse")
+    pipeline = run.pipeline()
     least_score = pipeline.network.info.display_score if score is None else score
     if viewer != "picture" and recording is None and not has_display():
         messages.print(Text(f"no display for {viewer} here, writing pictures"), soft_wrap=True)

@@ -85,6 +85,10 @@ class ActiveTiles:
     def __len__(self) -> int:
         return len(self.index)
 
+    def copy(self) -> ActiveTiles:
+        """The same tiles in memory of their own: lists of a pipeline lie in buffers that the next frame overwrites."""
+        return ActiveTiles(self.index.copy(), self.spec)
+
     @classmethod
     def all(cls, spec: TileSpec) -> ActiveTiles:
         """Every tile of one image: the dense case."""

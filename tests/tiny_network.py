@@ -1,5 +1,7 @@
 """A network small enough to know by heart: it finds a car wherever a cell's lowest height bin is full."""
 
+from dataclasses import replace
+
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
@@ -9,6 +11,7 @@ from models.network import INPUT_NAME, METADATA_KEY, REGRESSION_NAME, SCORE_NAME
 # 8 x 12 cells of 0.8 m, 2 x 3 output cells of 3.2 m.
 SPEC = BevSpec(x_max_m=6.4, y_min_m=-4.8, y_max_m=4.8, z_min_m=-2, z_max_m=0, cell_m=0.8, z_bin_m=1.0)
 INFO = NetworkInfo("tiny", SPEC, 4, ("Car",), 0.4, "none", {"steps": 1}, {"Car": {}})
+WIDE = replace(SPEC, x_max_m=51.2, y_min_m=-38.4, y_max_m=38.4)  # 4 x 6 tiles, where SPEC's grid is a part of one
 CAR_SIZE = (3.0, 1.5, 1.4)
 
 
@@ -47,6 +50,11 @@ def write_model(path, model=None, info=INFO):
         model.metadata_props.add(key=METADATA_KEY, value=info.to_json())
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def write_wide_model(path):
+    """Writes the tiny model for the grid `WIDE`; returns the path."""
+    return write_model(path, tiny_model(spec=WIDE), replace(INFO, grid=WIDE))
 
 
 def patch_points(row=0, col=1):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 from pathlib import Path
 
 import click
@@ -11,7 +11,7 @@ from rich.progress import track
 from detector.errors import SourceError
 from detector.files import write_json
 from tools.simulation.drive import DEFAULT_SENSOR, simulate_drive
-from tools.simulation.layouts import LAYOUTS, WRITTEN
+from tools.simulation.layouts import LAYOUTS, clear_layout
 from tools.simulation.sensor import load_sensor, sensor_names
 
 MARKER = "simulated.json"  # says that a folder is a drive of ours, which --overwrite may replace
@@ -70,11 +70,9 @@ def sample(
 
 
 def _clear(out: Path, overwrite: bool) -> None:
-    """Removes a drive of ours, and nothing else."""
+    """Removes a drive of ours, and no file that is not of its kind."""
     if not overwrite:
         raise SourceError(f"{out}: is not empty; expected a new folder, or --overwrite to replace a drive in it")
     if not (out / MARKER).is_file():
         raise SourceError(f"{out}: holds no {MARKER}, so no simulated drive to replace; choose another OUT")
-    for name in WRITTEN:
-        if (out / name).exists():
-            shutil.rmtree(out / name)
+    clear_layout(out, json.loads((out / MARKER).read_text(encoding="utf-8")).get("layout", "object"))

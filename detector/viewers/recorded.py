@@ -1,19 +1,20 @@
 """Output folders of `roadblocks detect`, read back: `open_run`.
 
 The boxes and times are those of the run. Points come from the source that `run.json` names, or from where it has moved
-to. Active tiles are not recorded: the recorded configuration makes them again from the points.
+to. Active tiles are not recorded, but for their number: the recorded configuration makes them again from the points.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from detector.budget import nearest_tiles, tile_range_m
 from detector.config import Config, from_mapping
 from detector.errors import SourceError
 from detector.pipeline import Pipeline
@@ -21,7 +22,6 @@ from detector.run import RECORD
 from detector.sinks import DETECTIONS, TIMING, complete_lines
 from detector.sources import FrameFile, Source, open_sources
 from detector.types import BOX_COLUMNS, Detections, FrameResult
-from kernels.tiles import ActiveTiles
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,14 @@ class RecordedFrame:
         file: where its points are.
         detections: boxes of the run, LiDAR frame.
         stage_ms: milliseconds per stage of the run; empty where they are not known.
+        tiles_run: active tiles that ran; None where it is not known.
     """
 
     folder: Path
     file: FrameFile
     detections: Detections
     stage_ms: Mapping[str, float]
+    tiles_run: int | None
 
     def load(self, pipeline: Pipeline) -> FrameResult:
         """What the run found, with the points and the active tiles.
@@ -50,17 +52,30 @@ class RecordedFrame:
             FrameError: if the points cannot be read.
         """
         frame = self.file.load()
-        _, tiles = pipeline.prepare(frame)
-        tiles = ActiveTiles(tiles.index.copy(), tiles.spec)  # the next frame overwrites these
-        return FrameResult(frame, self.detections, self.stage_ms, len(tiles), tiles.spec.total, tiles=tiles)
+        active = pipeline.prepare(frame)[1].copy()
+        count = len(active) if self.tiles_run is None else self.tiles_run
+        ran = nearest_tiles(active, tile_range_m(pipeline.spec, active.spec), count)
+        left_out = len(active) - len(ran)
+        return FrameResult(frame, self.detections, self.stage_ms, len(ran), ran.spec.total, left_out, tiles=ran)
 
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A run of `detect`: its configuration, and its frames, source by source."""
+    """A run of `detect`: its configuration, its frames, source by source, and the file of its network."""
 
     config: Config
     frames: tuple[RecordedFrame, ...]
+    model: Path
+
+    def pipeline(self) -> Pipeline:
+        """A pipeline for `RecordedFrame.load`: any machine will do, because only its half up to the tiles is run.
+
+        Raises:
+            RoadblocksError: if the network is not there any more, or the configuration cannot be used.
+        """
+        mask = "all" if self.config.execution == "dense" else None
+        config = replace(self.config, model=str(self.model)) if self.model.is_file() else self.config
+        return Pipeline.from_config(config, device="cpu", execution="sparse", mask=mask)
 
 
 def open_run(out: Path, source: str | None = None, frames: slice | None = None) -> RecordedRun:
@@ -75,34 +90,40 @@ def open_run(out: Path, source: str | None = None, frames: slice | None = None) 
         SourceError: if ``out`` is no output folder, or its frames are not where they should be.
         ConfigError: if the recorded configuration is not one of this version.
     """
+    out = out.absolute()
     record_path = next((folder / RECORD for folder in (out, out.parent) if (folder / RECORD).is_file()), None)
     if record_path is None:
         raise SourceError(f"{out}: no {RECORD}, expected an output folder of `roadblocks detect`")
     try:
         record = json.loads(record_path.read_text(encoding="utf-8"))
-        config, listed = record["config"], [(entry["name"], entry["path"]) for entry in record["sources"]]
+        config, model = record["config"], Path(record["model"]["path"])
+        listed = [(entry["name"], entry["path"]) for entry in record["sources"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SourceError(f"{record_path}: not a record of `roadblocks detect` ({error!r}); run it again") from error
     kept: list[RecordedFrame] = []
     for name, path in listed:
         folder = record_path.parent / name if len(listed) > 1 else record_path.parent
         if out == record_path.parent or out == folder:
-            recorded = _read_folder(folder, _open_source(name, source or path, record_path))
+            opened = _open_source(name, source or path, record_path, len(listed) > 1)
+            recorded = _read_folder(folder, opened)
             kept += recorded[frames or slice(None)]
     if not kept:
         wanted = "" if frames is None else f" in {frames.start or 0}:{'' if frames.stop is None else frames.stop}"
         raise SourceError(f"{out}: holds no frames{wanted}, expected an output folder of `roadblocks detect`")
-    return RecordedRun(from_mapping(Config, config, f"{record_path}: config"), tuple(kept))
+    return RecordedRun(from_mapping(Config, config, f"{record_path}: config"), tuple(kept), model)
 
 
-def _open_source(name: str, path: str, record_path: Path) -> Source:
-    """The source of a name at a path, which may hold others beside it."""
+def _open_source(name: str, path: str, record_path: Path, one_of_many: bool) -> Source:
+    """The source of a name at a path, which may hold others beside it.
+
+    Where the run had a single one, and the path holds a single one, that is it, whatever its name is now.
+    """
     hint = "say where the frames are now: --source SOURCE"
     try:
         opened = open_sources([path])
     except SourceError as error:
         raise SourceError(f"{record_path}: its frames cannot be found ({error}); {hint}") from error
-    if len(opened) > 1:
+    if len(opened) > 1 or one_of_many:
         opened = [source for source in opened if source.name == name]
     if len(opened) != 1:
         raise SourceError(f"{path}: holds {len(opened)} sources named {name}, expected one; {hint}")
@@ -112,7 +133,7 @@ def _open_source(name: str, path: str, record_path: Path) -> Source:
 def _read_folder(folder: Path, source: Source) -> list[RecordedFrame]:
     """The frames of one source that its run has written so far."""
     files = {file.id: file for file in source.frames}
-    times = {frame: json.loads(line)["stage_ms"] for frame, line in complete_lines(folder, TIMING).items()}
+    timing = {frame: json.loads(line) for frame, line in complete_lines(folder, TIMING).items()}
     recorded = []
     for frame, line in complete_lines(folder, DETECTIONS).items():
         if frame not in files:
@@ -121,7 +142,10 @@ def _read_folder(folder: Path, source: Source) -> list[RecordedFrame]:
                 "say where it is now: --source SOURCE"
             )
         detections = _detections(json.loads(line), f"{folder / DETECTIONS}: frame {frame}")
-        recorded.append(RecordedFrame(folder, files[frame], detections, times.get(frame, {})))
+        cost = timing.get(frame, {})
+        recorded.append(
+            RecordedFrame(folder, files[frame], detections, cost.get("stage_ms", {}), cost.get("tiles_run"))
+        )
     return recorded
 
 

@@ -37,6 +37,8 @@ log = logging.getLogger("roadblocks")
 CELL_CLASSES = ((0, "left out", BACKGROUND), (1, "computed", ACTIVE_BORDER), (2, "points", FAINT))
 _LEFT_OUT, _COMPUTED, _POINTS = (number for number, _, _ in CELL_CLASSES)
 _PORT = 9876  # Rerun's own; a window that is already open there is used
+# How a log ends without an error: all frames, Ctrl-C, or nobody reads the stream's lines any more.
+ENDINGS = (KeyboardInterrupt, BrokenPipeError, GeneratorExit)
 _CLOSE_S = 5.0  # how long the end waits for a window that does not take what is left
 
 
@@ -75,7 +77,7 @@ class RerunLog:
     def __enter__(self) -> RerunLog:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._recording is None:
             try:
                 self._stream.flush(timeout_sec=_CLOSE_S)
@@ -84,7 +86,10 @@ class RerunLog:
             self._stream.disconnect()
         else:
             self._stream.disconnect()
-            os.replace(self._partial, self._recording)
+            if kind is None or issubclass(kind, ENDINGS):
+                os.replace(self._partial, self._recording)
+            else:
+                log.warning("%s holds the frames up to the error", self._partial)
 
     def log(self, result: FrameResult, least_score: float) -> None:
         """Logs one frame.

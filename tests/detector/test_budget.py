@@ -1,7 +1,7 @@
 """Frames within a budget: the nearest tiles, as many as fit, and the rest counted."""
 
 import json
-from dataclasses import replace
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,9 +15,11 @@ from detector.budget import IGNORED, RECENT, Budget, CostModel, tile_range_m
 from detector.cli import main
 from detector.config import BudgetConfig
 from detector.errors import ConfigError
+from detector.sources import FrameFile
+from detector.stages import STAGES
 from kernels.tiles import ActiveTiles, TileSpec, random_tiles
 from models.grid import BevSpec
-from tests.tiny_network import INFO, SPEC, patch_points, tiny_model, write_model
+from tests.tiny_network import patch_points, write_wide_model
 
 GRID = BevSpec()
 TILES = TileSpec.covering((GRID.rows, GRID.cols), 16)
@@ -82,12 +84,22 @@ def test_time_spent_before_the_network_counts_and_both_limits_hold():
     assert not budget(tiles=30).wants_costs
 
 
+def test_frames_far_below_the_budget_say_nothing_about_frames_that_fill_it():
+    tiles = ActiveTiles.all(TILES)
+    limited = budget(ms=100.0)
+    limited.start(CostModel(1.0, 1.0 + 0.05 * TILES.total, TILES.total))
+    before = len(limited.keep(tiles, 0.0))
+    for _ in range(RECENT):
+        limited.learn(0, 8.0)  # eight times as long as a frame without tiles should take
+    assert len(limited.keep(tiles, 0.0)) == before
+    for _ in range(RECENT):
+        limited.learn(100, 12.0, left_out=50)  # so slow that tiles were left out: that does say something
+    assert len(limited.keep(tiles, 0.0)) == (100 / 2 - 1) / 0.05
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """The tiny network on a grid of 4 x 6 tiles."""
-    spec = replace(SPEC, x_max_m=51.2, y_min_m=-38.4, y_max_m=38.4)
-    path = tmp_path_factory.mktemp("network") / "tiny.onnx"
-    return str(write_model(path, tiny_model(spec=spec), replace(INFO, grid=spec)))
+    return str(write_wide_model(tmp_path_factory.mktemp("network") / "tiny.onnx"))
 
 
 def test_the_pipeline_runs_the_nearest_tiles_and_counts_the_others(model, monkeypatch):
@@ -120,6 +132,8 @@ def test_a_time_budget_gives_way_when_the_network_is_slow(model, monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: now_ms[0] / 1e3)
     monkeypatch.setattr("time.perf_counter_ns", lambda: round(now_ms[0] * 1e6))
 
+    pipeline.warm_up()
+    assert pipeline._budget._cost.tiles_within(1e9) == CostModel(1.0, 1.0 + 0.5 * total, total).tiles_within(1e9)
     for factor in (1.0, 3.0, 1.0):
         slow[0] = factor
         results = [pipeline.detect(patch_points()) for _ in range(RECENT + 1 + IGNORED)]
@@ -127,6 +141,23 @@ def test_a_time_budget_gives_way_when_the_network_is_slow(model, monkeypatch):
         assert len(late) <= (1 + IGNORED if factor == 3 else 0)
         assert results[-1].tiles_run == pytest.approx(min(total, (10 / factor - 1) / 0.5), abs=1)
         assert results[-1].tiles_left_out == total - results[-1].tiles_run
+
+
+def test_detect_counts_the_time_of_loading_too(model, tmp_path, monkeypatch):
+    patch_points().tofile(tmp_path / "a.bin")
+    load = FrameFile.load
+    monkeypatch.setattr(FrameFile, "load", lambda file: time.sleep(0.3) or load(file))
+    (tmp_path / "tiny.yaml").write_text(f"model: {model}\n")
+    words = [str(tmp_path / "a.bin"), "--config", str(tmp_path / "tiny.yaml"), "--budget-ms", "300"]
+    assert CliRunner().invoke(main, ["detect", *words, "-o", str(tmp_path / "out")]).exit_code == 0
+    timing = json.loads((tmp_path / "out" / "timing.jsonl").read_text())
+    assert timing["tiles_run"] == 0 < timing["tiles_left_out"]
+    assert list(timing["stage_ms"]) == [row.stage.value for row in STAGES]
+
+
+def test_a_dense_frame_runs_every_tile(model):
+    result = Pipeline(Config(model=model, device="cpu", execution="dense")).detect(patch_points())
+    assert result.tiles_run == len(result.tiles) == result.tiles_total
 
 
 @pytest.mark.parametrize(

@@ -158,8 +158,12 @@ def test_bad_frames_end_the_stream_or_are_told_and_skipped(pipeline, tmp_path):
     with pytest.raises(FrameError, match=r"frame 1: points are shape \(3, 3\)"):
         next(results)
     told = []
-    assert [result.frame_id for result in pipeline.stream(frames, on_bad_frame=told.append)] == ["0", "2"]
-    assert len(told) == 1 and isinstance(told[0], FrameError)
+    assert [result.frame_id for result in pipeline.stream(frames, on_bad_frame=lambda *bad: told.append(bad))] == [
+        "0",
+        "2",
+    ]
+    ((error, dropped),) = told
+    assert isinstance(error, FrameError) and dropped == 0
 
 
 def test_closing_early_ends_the_worker_and_the_source(pipeline):
@@ -222,11 +226,40 @@ def test_latest_prepares_nothing_that_is_overtaken_while_the_network_runs(pipeli
     assert [result.dropped_before for result in results] == [0, 2]
 
 
-def test_what_was_dropped_before_a_bad_frame_counts_for_the_next(pipeline):
+def test_a_second_thread_is_refused_while_the_caller_s_thread_prepares(pipeline, monkeypatch):
+    prepare, running, overtaken, refused = pipeline.prepare, threading.Event(), threading.Event(), []
+
+    def source():
+        yield Frame(points_of(PATCHES[:1]), id="a")
+        assert running.wait(TIMEOUT_S)
+        yield Frame(points_of(PATCHES), id="b")
+        overtaken.set()
+
+    def meanwhile(number):
+        running.set()
+        assert overtaken.wait(TIMEOUT_S)
+
+    def watched(frame, clock=None, buffers=None):
+        prepared = prepare(frame, clock, buffers)
+        if frame.id == "b":  # in the buffers that `detect` of another thread would take
+            with ThreadPoolExecutor(1) as other:
+                refused.append(other.submit(pipeline.detect, patch_points()).exception(TIMEOUT_S))
+        return prepared
+
+    monkeypatch.setattr(pipeline, "prepare", watched)
+    monkeypatch.setattr(pipeline, "_executor", SlowNetwork(pipeline, meanwhile))
+    assert [len(result.detections) for result in pipeline.stream(source(), policy="latest")] == [1, len(PATCHES)]
+    assert "one pipeline per thread" in str(refused)
+
+
+def test_what_was_dropped_before_a_bad_frame_is_told_with_it(pipeline):
     loads = [partial(Frame, points) for points in (np.zeros((1, 3), np.float32), patch_points(), patch_points())]
     arrivals = [Arrival(load, 0.0, dropped) for load, dropped in zip(loads, (2, 1, 0), strict=True)]
-    results = stream_frames(pipeline, iter(arrivals), SourceClock(), on_bad_frame=lambda error: None)
-    assert [result.dropped_before for result in results] == [3, 0]
+    told = []
+    results = stream_frames(
+        pipeline, iter(arrivals), SourceClock(), on_bad_frame=lambda _, dropped: told.append(dropped)
+    )
+    assert ([result.dropped_before for result in results], told) == ([1, 0], [2])
 
 
 def test_an_unused_stream_starts_nothing(pipeline):

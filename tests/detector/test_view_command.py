@@ -14,7 +14,7 @@ from detector.errors import SourceError
 from detector.pipeline import Pipeline
 from detector.viewers import recorded
 from detector.viewers.recorded import open_run
-from tests.tiny_network import patch_points, write_model
+from tests.tiny_network import patch_points, write_model, write_wide_model
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +111,48 @@ def test_runs_of_several_sources(tmp_path, drive, config):
     assert [frame.folder.name for frame in open_run(out).frames] == ["drive"] * 3 + ["other"]
     (frame,) = open_run(out / "other").frames
     assert frame.file.path == other / "0.bin" and len(frame.detections) == 1
+
+
+def test_the_source_of_another_recording_is_refused(tmp_path, drive, config):
+    other = shutil.copytree(drive, tmp_path / "other")
+    out = tmp_path / "out"
+    roadblocks("detect", drive, other, "-o", out, "--config", config)
+    with pytest.raises(SourceError, match="holds 0 sources named other"):
+        open_run(out, str(drive))
+    assert {frame.file.path.parent for frame in open_run(out / "drive", str(drive)).frames} == {drive}
+
+
+def test_the_folder_and_the_network_may_be_named_from_anywhere(tmp_path, drive, monkeypatch):
+    write_model(tmp_path / "tiny.onnx")
+    (tmp_path / "tiny.yaml").write_text("model: tiny.onnx\n")
+    monkeypatch.chdir(tmp_path)
+    assert roadblocks("detect", drive, "-o", "out", "--config", "tiny.yaml").exit_code == 0
+    monkeypatch.chdir(tmp_path / "out")
+    result = roadblocks("view", ".")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("settings", "tiles", "left_out"), [("budget: {tiles: 2}", 2, 6), ("execution: dense", 24, 0), ("", 8, 0)]
+)
+def test_tiles_are_those_that_ran(tmp_path, settings, tiles, left_out):
+    (tmp_path / "wide.yaml").write_text(f"model: {write_wide_model(tmp_path / 'wide.onnx')}\n{settings}\n")
+    points = np.concatenate([patch_points(row, 2) for row in (0, 5, 10, 15)])
+    points.tofile(tmp_path / "a.bin")
+    roadblocks("detect", tmp_path / "a.bin", "-o", tmp_path / "out", "--config", tmp_path / "wide.yaml")
+    ran = Pipeline.from_config(tmp_path / "wide.yaml").detect(points)
+    run = open_run(tmp_path / "out")
+    result = run.frames[0].load(run.pipeline())
+    np.testing.assert_array_equal(result.tiles.index, ran.tiles.index)
+    assert (result.tiles_run, result.tiles_left_out) == (ran.tiles_run, ran.tiles_left_out) == (tiles, left_out)
+
+
+def test_names_in_square_brackets_are_no_markup(tmp_path, config):
+    folder = tmp_path / "q[/]"
+    folder.mkdir(parents=True)
+    patch_points().tofile(folder / "a.bin")
+    result = roadblocks("stream", folder, "--config", config, "--rate", "inf")
+    assert result.exit_code == 0 and "q[/]" in result.stderr
 
 
 def test_a_folder_that_detect_did_not_write(tmp_path, out):

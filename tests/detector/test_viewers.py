@@ -196,6 +196,15 @@ def test_interrupted_recording_is_kept(rerun, tmp_path):
     assert read_recording(tmp_path / "a.rrd")["/frame"]["TextLog:text"] == [["a"]]
 
 
+def test_a_recording_that_ends_with_an_error_replaces_none(rerun, tmp_path, caplog):
+    (tmp_path / "a.rrd").write_bytes(b"a good one")
+    with pytest.raises(OSError, match="disk"), RerunLog(SPEC, tmp_path / "a.rrd") as log:
+        log.log(result("a"), 0.5)
+        raise OSError("the disk is gone")
+    assert (tmp_path / "a.rrd").read_bytes() == b"a good one" and "holds the frames up to the error" in caplog.text
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_no_display_no_window(rerun, no_display):
     with pytest.raises(RoadblocksError, match=r"record with --recording FILE.rrd"):
         RerunLog(SPEC)

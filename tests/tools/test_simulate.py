@@ -24,7 +24,7 @@ from tests.tools.simulated_scenes import actor_of, quiet_sensor, world_of
 from tools.simulation.actors import Motion
 from tools.simulation.drive import camera_calibration, half_view_rad, simulate_drive, simulate_frame
 from tools.simulation.labels import FAR_M, MIN_POINTS, MIN_POINTS_FAR, Objects, label_objects
-from tools.simulation.layouts import DATE, TRACKS_FILE
+from tools.simulation.layouts import DATE, TRACKS_FILE, clear_layout
 from tools.simulation.materials import Material
 from tools.simulation.road_raster import FRONT, GRID_FILE, SURROUND, find_road, read_road
 from tools.simulation.sensor import load_sensor
@@ -349,6 +349,20 @@ def test_only_our_own_drives_are_replaced(tmp_path):
     assert refused.exit_code == 2 and "simulated.json" in refused.stderr and (tmp_path / "training").is_dir()
     unknown = sample(tmp_path / "new", "--sensor", "hdl65e")
     assert unknown.exit_code == 2 and "hdl64e" in unknown.stderr and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("layout", ["object", "raw"])
+def test_overwriting_leaves_what_is_not_the_drive_s(tmp_path, layout):
+    mine = [tmp_path / name for name in ("training/velodyne/mine.bin", "ImageSets/train.txt", f"{DATE}/notes.txt")]
+    other = tmp_path / ("training/calib/000009.txt" if layout == "raw" else f"{DATE}/calib_cam_to_cam.txt")
+    assert sample(tmp_path, "--frames", 1, "--layout", layout).exit_code == 0
+    for path in (*mine, other):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    old = set(tmp_path.rglob("*.bin")) - {mine[0]}
+    clear_layout(tmp_path, layout)
+    assert all(path.is_file() for path in (*mine, other)) and old and not any(path.exists() for path in old)
+    assert not [path for path in tmp_path.rglob("*") if path.is_dir() and not any(path.iterdir())]
 
 
 def test_worlds_have_an_end(tmp_path):

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from detector import Config, Frame, Pipeline
 from detector.models_command import models
 from models.network import load_network
 from models.plan import StageChoice
 from models.tuning import load_choices, tuning_file
-from tests.tiny_network import patch_points, write_model
-from tools.tune import Measurement, all_ways, best_choices, tune
+from tests.tiny_network import patch_points, write_model, write_wide_model
+from tools.tune import Measurement, all_ways, best_choices, sample_frames, tune
 
 pytest.importorskip("onnxruntime")
 
@@ -32,6 +33,16 @@ def test_tune_measures_and_keeps(config, tmp_path):
     kept = tuning_file(load_network(tmp_path / "tiny.onnx"))
     assert kept.is_file() and str(kept) in done.output.replace("\n", "")
     assert set(load_choices(load_network(tmp_path / "tiny.onnx"))) <= {4}
+
+
+def test_every_frame_is_measured_on_its_own_tiles(tmp_path):
+    for number, rows in enumerate([(0, 5), (10,), (15, 3, 7)]):
+        np.concatenate([patch_points(row, 2) for row in rows]).tofile(tmp_path / f"{number}.bin")
+    pipeline = Pipeline(Config(model=str(write_wide_model(tmp_path / "wide.onnx")), device="cpu"))
+    for number, (grid, tiles) in enumerate(sample_frames(pipeline, tmp_path, 3)):
+        again = pipeline.prepare(Frame(np.fromfile(tmp_path / f"{number}.bin", np.float32).reshape(-1, 4)))
+        np.testing.assert_array_equal(grid, again[0])
+        np.testing.assert_array_equal(tiles.index, again[1].index)
 
 
 def test_every_stage_is_tried_in_several_sizes_and_densely():

@@ -166,7 +166,7 @@ def gather_scatter_claim(rounds: int) -> Claim:
 
 def reduce_mask_claim(frames: Sequence[Frame], rounds: int) -> Claim:
     """The stage that turns a mask into tiles, against a dense run of the shipped network, one after the other."""
-    pipeline = Pipeline.from_config("kitti", execution="dense", device="cpu")
+    pipeline = Pipeline.from_config("kitti", device="cpu")
     network = DenseExecutor(pipeline.network, "cpu")
     reduce = []
     for _ in range(10 * rounds + 1):

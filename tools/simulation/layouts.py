@@ -30,11 +30,30 @@ from detector.calibration import write_object_calibration, write_raw_calibration
 from detector.files import write_whole
 from detector.labels import format_labels
 from tools.simulation.drive import DriveFrame
-from tools.simulation.road_raster import write_road
+from tools.simulation.road_raster import GRID_FILE, write_road
 
 TRACKS_FILE = "tracks.jsonl"
 DATE = "1970_01_01"
-WRITTEN = ("training", "ImageSets", DATE)  # what the layouts put into their folder
+# What the layouts put into their folder.
+WRITTEN = {
+    "object": (
+        "training/velodyne/??????.bin",
+        "training/calib/??????.txt",
+        "training/label_2/??????.txt",
+        "training/road/??????.png",
+        f"training/road/{GRID_FILE}",
+        f"training/{TRACKS_FILE}",
+        "ImageSets/val.txt",
+    ),
+    "raw": (
+        f"{DATE}/calib_*.txt",
+        f"{DATE}/{DATE}_drive_????_sync/velodyne_points/timestamps.txt",
+        f"{DATE}/{DATE}_drive_????_sync/velodyne_points/data/??????????.bin",
+        f"{DATE}/{DATE}_drive_????_sync/road/??????????.png",
+        f"{DATE}/{DATE}_drive_????_sync/road/{GRID_FILE}",
+        f"{DATE}/{DATE}_drive_????_sync/{TRACKS_FILE}",
+    ),
+}
 
 
 def write_object(out: Path, drive: Iterable[DriveFrame]) -> None:
@@ -75,6 +94,16 @@ def write_raw(out: Path, drive: Iterable[DriveFrame]) -> None:
 
 
 LAYOUTS: dict[str, Callable[[Path, Iterable[DriveFrame]], None]] = {"object": write_object, "raw": write_raw}
+
+
+def clear_layout(out: Path, layout: str) -> None:
+    """Removes a drive from its folder, and the folders that are empty then; other files stay."""
+    for pattern in WRITTEN.get(layout, ()):
+        for path in out.glob(pattern):
+            path.unlink()
+    for folder in sorted((path for path in out.rglob("*") if path.is_dir()), reverse=True):
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def track_record(frame_id: str, found: DriveFrame) -> dict[str, Any]:
