@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,18 @@ from typing import Any
 import numba
 
 
-@cache
 def cache_folder() -> Path:
-    """Where compiled kernels of these sources are kept."""
+    """Where the compiled kernels of this package are kept."""
+    return cache_of(Path(__file__).parent)
+
+
+@cache
+def cache_of(package: Path) -> Path:
+    """Where what is compiled from the sources of a package is kept."""
     digest = hashlib.sha256(numba.__version__.encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(package.glob("*.py")):
         digest.update(path.read_bytes())
-    return cache_home() / f"kernels-{digest.hexdigest()[:16]}"
+    return cache_home() / f"{package.name}-{digest.hexdigest()[:16]}"
 
 
 def cache_home() -> Path:
@@ -36,6 +42,16 @@ def is_compiled() -> bool:
     return any(cache_folder().rglob("*.nbi"))
 
 
+@contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """What Numba decorates in the ``with`` body keeps its machine code in a folder."""
+    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
+
+
 def cpu_kernel(*, parallel: bool = False, inline: bool = False) -> Callable[[Callable[..., Any]], Any]:
     """Decorator of every CPU kernel: compiled for this CPU at its first call, then cached; it releases the GIL.
 
@@ -45,8 +61,7 @@ def cpu_kernel(*, parallel: bool = False, inline: bool = False) -> Callable[[Cal
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_folder())
-        try:
+        with kept_in(cache_folder()):
             return numba.njit(
                 nogil=True,
                 error_model="numpy",
@@ -54,7 +69,5 @@ def cpu_kernel(*, parallel: bool = False, inline: bool = False) -> Callable[[Cal
                 parallel=parallel,
                 inline="always" if inline else "never",
             )(function)
-        finally:
-            numba.config.CACHE_DIR = before
 
     return decorate
