@@ -143,7 +143,7 @@ def test_all_kinds_are_labelled_with_their_sizes():
 @pytest.mark.parametrize(("range_m", "fewest"), [(FAR_M - 2, MIN_POINTS), (FAR_M + 2, MIN_POINTS_FAR)])
 def test_what_is_far_needs_more_points_for_a_label(range_m, fewest):
     boxes = np.tile([range_m, 0.0, -1.0, 4.0, 1.7, 1.5, 0.0], (2, 1))
-    objects = Objects(("Car", "Van"), np.arange(2), boxes, np.array([fewest - 1, fewest]), np.ones(2))
+    objects = Objects(("Car", "Van"), np.arange(2), np.arange(2), boxes, np.array([fewest - 1, fewest]), np.ones(2))
     assert label_objects(objects, camera_calibration(HDL64E)).types == ("Van",)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -33,13 +34,14 @@ def median_ms(make: Callable[[World, float, np.random.Generator], object], world
 
 @click.command()
 @click.option("--sensor", "name", default="hdl64e", show_default=True, help="Shipped sensor or a YAML file.")
+@click.option("--rays", type=click.IntRange(1), default=2000, show_default=True, help="Columns of a turn.")
 @click.option("--worlds", type=click.IntRange(1), default=6, show_default=True, help="Worlds, seeds 1 and up.")
 @click.option("--frames", type=click.IntRange(1), default=30, show_default=True, help="Frames of each world.")
 @click.option("--json", "json_file", help="Write the record as JSON; - is stdout.")
-def sweeps(name: str, worlds: int, frames: int, json_file: str | None) -> None:
+def sweeps(name: str, rays: int, worlds: int, frames: int, json_file: str | None) -> None:
     """Whole turns of a simulated LiDAR: the sweep alone, and a frame with its labels, tracks and road."""
     warn_if_busy()
-    sensor = load_sensor(name)
+    sensor = replace(load_sensor(name), rays_per_turn=rays)
     rows: list[dict[str, Any]] = []
     for seed in track(range(1, worlds + 1), "worlds", console=messages, transient=True):
         start_s = time.perf_counter()

@@ -12,7 +12,7 @@ from detector.calibration import Calibration
 from detector.errors import ConfigError
 from detector.labels import KittiLabels
 from detector.types import Frame
-from tools.simulation.labels import Objects, find_objects, label_objects
+from tools.simulation.labels import Objects, count_hits, find_objects, label_objects
 from tools.simulation.road_raster import FRONT, SURROUND, RoadRaster, find_road
 from tools.simulation.sensor import Sensor, load_sensor
 from tools.simulation.solids import Solids
@@ -121,12 +121,12 @@ def simulate_frame(
     swept = sweep(sensor, world, time_s, rng, np.pi if full else half_view_rad(calibration), device)
     in_view = calibration.in_view(swept.points)
     seen = replace(swept, points=swept.points[in_view], owner=swept.owner[in_view])
-    in_camera = find_objects(seen, sensor, world, time_s)
-    objects = find_objects(swept, sensor, world, time_s) if full else in_camera
+    objects = find_objects(swept, sensor, world, time_s)
+    in_camera = replace(objects, hits=count_hits(seen, world)[objects.index])
     return DriveFrame(
         Frame((swept if full else seen).points, "0", round(time_s * 1e9), calibration, swept.world_from_lidar),
         label_objects(in_camera, calibration),
-        objects,
+        objects if full else in_camera,
         find_road(sensor, world, time_s, SURROUND if full else FRONT),
     )
 

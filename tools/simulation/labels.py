@@ -34,6 +34,7 @@ class Objects:
     Attributes:
         kinds: V class names, KITTI's.
         track_ids: (V,) int64, the same for an actor in all frames of a world, and for no other.
+        index: (V,) int64, which of the world's actors each is.
         boxes: (V, 7) float64 in the frame of the sensor; columns are those of `detector.types`.
         hits: (V,) int64, points on each.
         visible: (V,) float64, share of the beams that would meet it if it stood alone, and do; 0 where none would.
@@ -41,12 +42,19 @@ class Objects:
 
     kinds: tuple[str, ...]
     track_ids: Int64
+    index: Int64
     boxes: Float64
     hits: Int64
     visible: Float64
 
     def __len__(self) -> int:
         return len(self.kinds)
+
+    def select(self, keep: NDArray[np.bool_]) -> Objects:
+        """Only those where ``keep`` (V,) bool is true."""
+        kinds = tuple(kind for kind, kept in zip(self.kinds, keep, strict=True) if kept)
+        arrays = (self.track_ids, self.index, self.boxes, self.hits, self.visible)
+        return Objects(kinds, *(array[keep] for array in arrays))
 
     @property
     def occluded(self) -> Int64:
@@ -62,15 +70,21 @@ def find_objects(sweep: Sweep, sensor: Sensor, world: World, time_s: float) -> O
     boxes = actor_boxes(sensor, world, time_s)
     near = np.nonzero(np.hypot(boxes[:, 0], boxes[:, 1]) < sensor.max_range_m)[0]
     actors = [world.actors[index] for index in near]
-    hits = np.bincount(sweep.owner[sweep.owner >= 0], minlength=len(boxes))
+    hits = count_hits(sweep, world)
     visible = sweep.met / np.maximum(sweep.possible, 1)
     return Objects(
         kinds=tuple(actor.kind for actor in actors),
         track_ids=np.array([actor.track_id for actor in actors], np.int64),
+        index=near,
         boxes=boxes[near],
         hits=hits[near],
         visible=visible[near],
     )
+
+
+def count_hits(sweep: Sweep, world: World) -> Int64:
+    """(V,) int64, points of a sweep on each of the world's actors."""
+    return np.bincount(sweep.owner[sweep.owner >= 0], minlength=len(world.actors))
 
 
 def actor_boxes(sensor: Sensor, world: World, time_s: float) -> Float64:
@@ -91,11 +105,11 @@ def label_objects(objects: Objects, calibration: Calibration) -> KittiLabels:
         objects: whose hits are those in the camera's view.
         calibration: of the camera.
     """
+    far = np.hypot(objects.boxes[:, 0], objects.boxes[:, 1]) > FAR_M
+    objects = objects.select(objects.hits >= np.where(far, MIN_POINTS_FAR, MIN_POINTS))
     labels, seen = labels_from_boxes(objects.boxes, calibration, objects.kinds)
     whole, _ = image_boxes(objects.boxes, calibration, clip=False)
     area, whole_area = (np.prod(b[:, 2:] - b[:, :2], axis=1) for b in (labels.boxes_2d, whole))
     truncated = np.round(1 - area / np.maximum(whole_area, 1e-9), 2)
     known = replace(labels, truncated=truncated, occluded=objects.occluded.astype(np.float64))
-    far = np.hypot(objects.boxes[:, 0], objects.boxes[:, 1]) > FAR_M
-    enough = objects.hits >= np.where(far, MIN_POINTS_FAR, MIN_POINTS)
-    return known.select(seen & enough & (truncated < MAX_TRUNCATED))
+    return known.select(seen & (truncated < MAX_TRUNCATED))

@@ -67,11 +67,10 @@ def find_road(sensor: Sensor, world: World, time_s: float, spec: BevSpec) -> Roa
     steps = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]])
     there = lidar_from_world(sensor, world, time_s, below + steps)[:, :2]
     lidar_from_ground = (there[1:] - there[0]).T
-    x = spec.x_min_m + (np.arange(spec.rows) + 0.5) * spec.cell_m
-    y = spec.y_min_m + (np.arange(spec.cols) + 0.5) * spec.cell_m
-    middles = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1) - there[0]
-    place = below[:2] + middles @ np.linalg.inv(lidar_from_ground).T
-    return RoadRaster(world.surface.kind_at(place[..., 0], place[..., 1]), spec)
+    x = spec.x_min_m + (np.arange(spec.rows)[:, None] + 0.5) * spec.cell_m - there[0, 0]
+    y = spec.y_min_m + (np.arange(spec.cols) + 0.5) * spec.cell_m - there[0, 1]
+    (xx, xy), (yx, yy) = np.linalg.inv(lidar_from_ground)
+    return RoadRaster(world.surface.kind_at(below[0] + xx * x + xy * y, below[1] + yx * x + yy * y), spec)
 
 
 def write_road(folder: Path, frame_id: str, raster: RoadRaster) -> None:
