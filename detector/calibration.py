@@ -68,7 +68,8 @@ class Calibration:
         """(N,) bool: which LiDAR points the camera sees: in front of it and inside the image."""
         # No division and no BLAS, whose threads would compete with the network's: this runs on every frame.
         x, y, z = np.asarray(points, np.float64)[:, :3].T
-        across, down, depth, ahead = (a * x + b * y + c * z + d for a, b, c, d in self._view_from_lidar)
+        with np.errstate(invalid="ignore"):  # points that are no numbers are seen nowhere
+            across, down, depth, ahead = (a * x + b * y + c * z + d for a, b, c, d in self._view_from_lidar)
         width, height = self.image_size
         inside = (ahead > 0) & (across >= 0) & (down >= 0) & (across < width * depth) & (down < height * depth)
         return np.asarray(inside, np.bool_)

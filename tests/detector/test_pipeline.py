@@ -58,6 +58,7 @@ def test_points_outside_the_camera_view_are_cropped(pipeline):
 
 
 @pytest.mark.parametrize("calibration", [None, WIDE])
+@pytest.mark.filterwarnings("error")
 def test_points_that_are_no_numbers_fall_away(pipeline, calibration):
     nonsense = np.full((3, 4), [np.nan, np.inf, -np.inf, 0.5], np.float32)
     points = np.concatenate([nonsense, patch_points(row=1, col=1)])
