@@ -58,6 +58,11 @@ class Budget:
         self._cost: CostModel | None = None
 
     @property
+    def limited(self) -> bool:
+        """Whether there is a limit."""
+        return self._config != BudgetConfig()
+
+    @property
     def wants_costs(self) -> bool:
         """Whether `start` is to be called before the first frame."""
         return self._config.ms is not None and self._cost is None

@@ -6,8 +6,8 @@ import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from detector.arrivals import SourceClock, open_arrivals
 from detector.budget import Budget, CostModel
+from detector.buffers import FrameBuffers, FrameDownload, new_buffers
 from detector.config import Config, load_config
 from detector.errors import ConfigError, RoadblocksError
 from detector.sources import FrameFile
@@ -23,30 +24,20 @@ from detector.stages import Stage, StageClock
 from detector.stream import OnBadFrame, stream_frames
 from detector.types import Detections, Frame, FrameResult
 from kernels.decode import decode
+from kernels.launch import cuda, on_stream, to_host
 from kernels.nms import nms
 from kernels.reduce_mask import reduce_mask
-from kernels.tiles import ActiveTiles, TileSpec
+from kernels.tiles import ActiveTiles, DeviceTiles, TileSpec
 from kernels.voxelize import voxelize
-from kernels.workspace import Workspace
-from models.dense import DenseExecutor
-from models.errors import ModelError
-from models.masks import MASK_SOURCES, MASK_STRIDE, MaskSource, mask_shape
-from models.network import Network, load_network
+from models.execute import make_executor
+from models.masks import MASK_SOURCES, MASK_STRIDE, mask_shape
+from models.network import load_network
 from models.plan import GRID_TILE
-from models.sparse import TileExecutor
-from models.tuning import load_choices
+from models.sparse_cuda import CudaTileExecutor
 
 # Half a millimetre of a cell: what a margin may lack before it takes one more.
 _ROUNDING = 1e-6
 COST_RUNS = 4  # of each kind; the first may compile
-
-
-@dataclass(frozen=True)
-class FrameBuffers:
-    """What a frame is prepared in, up to the network. Frames on their way at once need one each."""
-
-    mask: MaskSource
-    workspace: Workspace = field(default_factory=Workspace)
 
 
 class Pipeline:
@@ -73,13 +64,16 @@ class Pipeline:
         self.config = config
         self.network = load_network(config.model)
         self.spec = self.network.info.grid
-        self._executor = _executor(self.network, config, threads)
+        self._executor = make_executor(self.network, config.execution, config.device, config.precision, threads)
         self.device = self._executor.device
+        self._on_device = isinstance(self._executor, CudaTileExecutor)
+        self._stream = cuda.stream() if self._on_device else None
         self._buffers = self.new_buffers()
         self._user = threading.RLock()
         self.tiles = TileSpec.covering((self.spec.rows, self.spec.cols), GRID_TILE)
         self._mask_tiles = self._tiles_with_margin()
         self._budget = Budget(config.budget, self.spec, self.tiles)
+        self._download = FrameDownload(self.tiles, config.nms) if self._on_device else None
 
     @classmethod
     def from_config(
@@ -136,10 +130,10 @@ class Pipeline:
 
     def prepare(
         self, frame: Frame, clock: StageClock | None = None, buffers: FrameBuffers | None = None
-    ) -> tuple[NDArray[np.float32], ActiveTiles]:
+    ) -> tuple[Any, Any]:
         """The first half of `detect`, up to the network: the BEV grid and its active tiles.
 
-        Runs no kernel on several threads, so that it may overlap the network of another frame.
+        Runs no kernel on several threads, so that it may overlap the network of another frame. On a GPU it is queued.
 
         Args:
             frame: the frame.
@@ -147,24 +141,32 @@ class Pipeline:
             buffers: what the result lies in; None for those of the pipeline, which `detect` uses too.
 
         Returns:
-            (rows, cols, channels) float32 grid, and the active tiles: the next frame in these buffers overwrites both.
+            (rows, cols, channels) float32 grid, and the active tiles, on a GPU both there: the next frame in these
+            buffers overwrites them.
         """
         spec, clock, buffers = self.spec, clock or StageClock(), buffers or self._buffers
-        with clock(Stage.VOXELIZE):
-            points = self._in_view(frame)
-            origin = (spec.x_min_m, spec.y_min_m, spec.z_min_m)
-            grid = voxelize(points, origin, spec.cell_m, spec.z_bin_m, spec.shape, workspace=buffers.workspace)
-        with clock(Stage.MASK):
-            mask = buffers.mask(points)
-        with clock(Stage.REDUCE):
-            tiles = ActiveTiles(reduce_mask(mask, self._mask_tiles, workspace=buffers.workspace).index, self.tiles)
+        timed = self._timed(clock)
+        with self._queue():
+            with timed(Stage.VOXELIZE):
+                points = buffers.place(self._in_view(frame))
+                origin = (spec.x_min_m, spec.y_min_m, spec.z_min_m)
+                grid = voxelize(points, origin, spec.cell_m, spec.z_bin_m, spec.shape, workspace=buffers.workspace)
+            with timed(Stage.MASK):
+                mask = buffers.mask(points)
+            with timed(Stage.REDUCE):
+                tiles = replace(reduce_mask(mask, self._mask_tiles, workspace=buffers.workspace), spec=self.tiles)
         return grid, tiles
+
+    def active_tiles(self, frame: Frame) -> ActiveTiles:
+        """The active tiles of a frame, wherever the pipeline runs."""
+        tiles: ActiveTiles = to_host(self.prepare(frame)[1])
+        return tiles.copy()
 
     def detect_prepared(
         self,
         frame: Frame,
-        grid: NDArray[np.float32],
-        tiles: ActiveTiles,
+        grid: Any,
+        tiles: Any,
         clock: StageClock,
         after_network: Callable[[], None] = lambda: None,
     ) -> FrameResult:
@@ -175,47 +177,80 @@ class Pipeline:
             grid: (rows, cols, channels) float32, from `prepare`.
             tiles: its active tiles.
             clock: takes the time of the stages.
-            after_network: called when the network has read grid and tiles.
+            after_network: called when grid and tiles may be overwritten; on a GPU, by what is queued from then on.
 
         Raises:
             RoadblocksError: if another thread runs a frame on this pipeline.
         """
-        with self._one_thread():
+        with self._one_thread(), self._queue():
             if self._budget.wants_costs:
                 self._budget.start(self._measure_cost(grid))
-            spent_ms, start_s = sum(clock.elapsed_ms.values()), time.perf_counter()
-            with clock(Stage.BACKBONE):
-                num_active, kept = len(tiles), self._budget.keep(tiles, spent_ms)
-                maps = self._executor.run(grid, kept)
-            ran = kept.copy()  # before the next frame may be prepared
-            after_network()
-            detections = self._boxes(*maps, clock)
-            left_out = num_active - len(ran)
+            start_s = time.perf_counter()
+            kept, left_out = self._within_budget(tiles, clock)
+            with self._timed(clock)(Stage.BACKBONE):
+                score, regression = self._executor.run(grid, kept)
+            if self._download is None:
+                ran = kept.copy()  # before the next frame may be prepared
+                after_network()
+                detections = self._boxes(score, regression, clock)
+            else:
+                self._queue_boxes(score, regression, kept, clock)
+                after_network()
+                detections, ran = self._download.wait(self.network.info.classes[0])
+                clock.settle()
             self._budget.learn(len(ran), 1e3 * (time.perf_counter() - start_s), left_out)
         return FrameResult(frame, detections, clock.elapsed_ms, len(ran), ran.spec.total, left_out, tiles=ran)
 
-    def _boxes(self, score: NDArray[np.float32], regression: NDArray[np.float32], clock: StageClock) -> Detections:
+    def _within_budget(self, tiles: Any, clock: StageClock) -> tuple[Any, int]:
+        """The active tiles that may run, and how many may not. On a GPU their number stays there without a budget."""
+        if not self._budget.limited:
+            return tiles, 0
+        listed = tiles.to_host() if self._on_device else tiles
+        clock.settle()
+        kept = self._budget.keep(listed, sum(clock.elapsed_ms.values()))
+        return kept.to_device() if self._on_device else kept, len(listed) - len(kept)
+
+    def _boxes(self, score: Any, regression: Any, clock: StageClock) -> Detections:
         """The boxes in the network's maps."""
-        config, spec, workspace = self.config, self.spec, self._buffers.workspace
         with clock(Stage.DECODE):
-            origin, cell_m = (spec.x_min_m, spec.y_min_m), spec.cell_m * self.network.info.output_stride
-            limits = (config.score, config.nms.max_candidates)
-            boxes, scores = decode(score, regression, origin, cell_m, *limits, workspace=workspace)
+            boxes, scores = self._decode(score, regression)
         with clock(Stage.NMS):
-            keep = nms(boxes, scores, config.nms.iou, config.nms.max_boxes, workspace=workspace)
+            limits = (self.config.nms.iou, self.config.nms.max_boxes)
+            keep = nms(boxes, scores, *limits, workspace=self._buffers.workspace)
             label = self.network.info.classes[0]
             return Detections(boxes[keep], scores[keep], (label,) * len(keep))
 
-    def _measure_cost(self, grid: NDArray[np.float32]) -> CostModel:
+    def _queue_boxes(self, score: Any, regression: Any, tiles: DeviceTiles, clock: StageClock) -> None:
+        """The same on a GPU, with the way back of boxes and tiles: only queued."""
+        assert self._download is not None
+        with clock.on_device(Stage.DECODE):
+            found = self._decode(score, regression)
+        with clock.on_device(Stage.NMS):
+            limits = (self.config.nms.iou, self.config.nms.max_boxes)
+            keep = nms(found.boxes, found.scores, *limits, found.count, self._buffers.workspace)
+            self._download.queue(found, keep, tiles)
+
+    def _decode(self, score: Any, regression: Any) -> Any:
+        """Candidates, where the maps are."""
+        config, spec = self.config, self.spec
+        origin, cell_m = (spec.x_min_m, spec.y_min_m), spec.cell_m * self.network.info.output_stride
+        limits = (config.score, config.nms.max_candidates)
+        return decode(score, regression, origin, cell_m, *limits, workspace=self._buffers.workspace)
+
+    def _measure_cost(self, grid: Any) -> CostModel:
         """What frames with all tiles active take and frames without, in turns: the fastest of a few each."""
         taken_ms: dict[int, list[float]] = {self.tiles.total: [], 0: []}
         for _ in range(COST_RUNS):
             for tiles in (ActiveTiles.all(self.tiles), ActiveTiles(np.zeros((0, 3), np.int32), self.tiles)):
-                clock = StageClock()
-                with clock(Stage.BACKBONE):
-                    maps = self._executor.run(grid, tiles)
-                self._boxes(*maps, clock)
-                taken_ms[len(tiles)].append(sum(clock.elapsed_ms.values()))
+                start_s, clock = time.perf_counter(), StageClock()
+                placed: Any = tiles.to_device() if self._on_device else tiles
+                score, regression = self._executor.run(grid, placed)
+                if self._download is None:
+                    self._boxes(score, regression, clock)
+                else:
+                    self._queue_boxes(score, regression, placed, clock)
+                    self._download.wait(self.network.info.classes[0])
+                taken_ms[len(tiles)].append(1e3 * (time.perf_counter() - start_s))
         return CostModel(min(taken_ms[0]), min(taken_ms[self.tiles.total]), self.tiles.total)
 
     def stream(
@@ -263,7 +298,15 @@ class Pipeline:
     def new_buffers(self) -> FrameBuffers:
         """Buffers for one more frame to be prepared while others are on their way."""
         source = "all" if self.config.execution == "dense" else self.config.mask.source
-        return FrameBuffers(MASK_SOURCES[source](self.spec))
+        return new_buffers(MASK_SOURCES[source], self.spec, self._on_device)
+
+    def _queue(self) -> AbstractContextManager[None]:
+        """Where kernels of the ``with`` body are queued: on a GPU every pipeline has a stream of its own."""
+        return on_stream(self._stream) if self._on_device else nullcontext()
+
+    def _timed(self, clock: StageClock) -> Callable[[Stage], AbstractContextManager[None]]:
+        """What times a stage of `prepare` or the network: the clock, or the device's own."""
+        return clock.on_device if self._on_device else clock
 
     @contextmanager
     def _one_thread(self) -> Iterator[None]:
@@ -284,7 +327,8 @@ class Pipeline:
         point = np.array([[spec.x_min_m + 1, spec.y_min_m + 1, spec.z_min_m + 1, 0.5]], np.float32)
         for points in (point, point[:0]):  # the second puts back what the first left, which takes kernels of its own
             self.detect(Frame(points, id="warm-up"))
-        nms(np.ones((2, 7), np.float32), np.ones(2, np.float32), 0.5, 2)
+        if not self._on_device:
+            nms(np.ones((2, 7), np.float32), np.ones(2, np.float32), 0.5, 2)
 
     def _tiles_with_margin(self) -> TileSpec:
         """The grid's tiles on the mask: each looks at its cells and at those of the margin around them."""
@@ -298,16 +342,3 @@ class Pipeline:
             return frame.points
         inside = frame.calibration.in_view(frame.points)
         return frame.points if inside.all() else frame.points[inside]
-
-
-def _executor(network: Network, config: Config, threads: int | None) -> DenseExecutor | TileExecutor:
-    """What runs the network.
-
-    Raises:
-        ModelError: if the device cannot run it in this way.
-    """
-    if config.execution == "dense":
-        return DenseExecutor(network, config.device, threads)
-    if config.device == "cuda":
-        raise ModelError("device cuda: the tile executor runs on the CPU; expected --execution dense, or --device cpu")
-    return TileExecutor(network, load_choices(network, threads), threads)

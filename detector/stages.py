@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
+
+from kernels.launch import elapsed_ms, mark
 
 
 class Stage(Enum):
@@ -59,6 +62,7 @@ class StageClock:
 
     def __init__(self) -> None:
         self.elapsed_ms: dict[str, float] = {}
+        self._marks: list[tuple[Stage, Any, Any]] = []
 
     @contextmanager
     def __call__(self, stage: Stage) -> Iterator[None]:
@@ -68,7 +72,23 @@ class StageClock:
             yield
         finally:
             elapsed = (time.perf_counter_ns() - start) / 1e6
-            self.elapsed_ms[stage.value] = self.elapsed_ms.get(stage.value, 0.0) + elapsed
+            self._add(stage, elapsed)
+
+    @contextmanager
+    def on_device(self, stage: Stage) -> Iterator[None]:
+        """Adds the time that the device takes for what the ``with`` body queues, once it is known: see `settle`."""
+        start = mark()
+        yield
+        self._marks.append((stage, start, mark()))
+
+    def settle(self) -> None:
+        """The device is done with all that was queued: adds the times that it took."""
+        for stage, start, end in self._marks:
+            self._add(stage, elapsed_ms(start, end))
+        self._marks.clear()
+
+    def _add(self, stage: Stage, ms: float) -> None:
+        self.elapsed_ms[stage.value] = self.elapsed_ms.get(stage.value, 0.0) + ms
 
 
 def summarize(frames: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:

@@ -31,7 +31,8 @@ from detector.types import Frame, FrameResult
 from kernels.tiles import ActiveTiles
 
 if TYPE_CHECKING:
-    from detector.pipeline import FrameBuffers, Pipeline
+    from detector.buffers import FrameBuffers
+    from detector.pipeline import Pipeline
 
 log = logging.getLogger("roadblocks")
 

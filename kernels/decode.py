@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from kernels.checks import check_array
 from kernels.jit import cpu_kernel
-from kernels.launch import THREADS, blocks, cuda, on_device, to_host
+from kernels.launch import THREADS, blocks, cuda, on_device, stream, to_host
 from kernels.op import Close, CudaKernel, Op
 from kernels.ordering import SCAN_THREADS, rank_of, sort_scores, sum_before
 from kernels.workspace import Workspace
@@ -217,9 +217,9 @@ def decode(
         count = _decode_cpu(score, regression, numbers, np.float32(threshold), *scratch, boxes, best)
         return boxes[:count], best[:count]
     found, count = (workspace.array(f"decode.{name}", (1,), np.int32) for name in ("found", "count"))
-    _candidates_cuda[1, SCAN_THREADS](score, np.float32(threshold), cells, candidates, found)
+    _candidates_cuda[1, SCAN_THREADS, stream()](score, np.float32(threshold), cells, candidates, found)
     singles = (np.float32(value) for value in (*origin_m, cell_m))
-    _decode_cuda[blocks(), THREADS](candidates, cells, found, regression, *singles, boxes, best, count)
+    _decode_cuda[blocks(), THREADS, stream()](candidates, cells, found, regression, *singles, boxes, best, count)
     return DeviceCandidates(boxes, best, count)
 
 

@@ -7,6 +7,11 @@ Kernels carry `@cuda.jit` and compile at their first launch, so importing them n
 
 from __future__ import annotations
 
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -15,11 +20,60 @@ from numba import config, cuda
 from numpy.typing import DTypeLike
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
-THREADS = 128  # per block, unless a kernel's geometry asks for another number
+THREADS = 32 if config.ENABLE_CUDASIM else 128  # per block, unless a kernel's geometry asks for another number
 _BLOCKS_PER_MULTIPROCESSOR = 8
 _SIMULATED_BLOCKS = 3  # more than one, so that kernels must loop and must not rely on one block's order
 
-__all__ = ["SIMULATED", "THREADS", "blocks", "cuda", "new_array", "on_device", "to_device", "to_host"]
+_launching = threading.local()
+# A list is compacted by one block, and means to be.
+warnings.filterwarnings("ignore", message="Grid size .* GPU under-utilization")
+
+__all__ = [
+    "SIMULATED",
+    "THREADS",
+    "blocks",
+    "cuda",
+    "elapsed_ms",
+    "mark",
+    "new_array",
+    "on_device",
+    "on_stream",
+    "stream",
+    "to_device",
+    "to_host",
+]
+
+
+def stream() -> Any:
+    """The stream that this thread queues kernels and copies on; 0 is the one that all others wait for."""
+    return getattr(_launching, "stream", 0)
+
+
+@contextmanager
+def on_stream(chosen: Any) -> Iterator[None]:
+    """What this thread launches in the ``with`` body is queued on a stream."""
+    before, _launching.stream = stream(), chosen
+    try:
+        yield
+    finally:
+        _launching.stream = before
+
+
+def mark() -> Any:
+    """A moment of this thread's stream: when all that is queued so far is done."""
+    if SIMULATED:
+        return time.perf_counter()
+    event = cuda.event()
+    event.record(stream())
+    return event
+
+
+def elapsed_ms(start: Any, end: Any) -> float:
+    """Milliseconds from one mark to another; waits for the second."""
+    if SIMULATED:
+        return float(1e3 * (end - start))
+    end.synchronize()
+    return float(cuda.event_elapsed_time(start, end))
 
 
 def on_device(*arrays: Any) -> bool:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kernels.checks import check_array
 from kernels.jit import cpu_kernel
-from kernels.launch import THREADS, blocks, cuda, on_device, to_host
+from kernels.launch import THREADS, blocks, cuda, on_device, stream, to_host
 from kernels.op import CudaKernel, Exact, Op
 from kernels.ordering import rank_of, sort_scores
 from kernels.rotated_iou import (
@@ -200,16 +200,16 @@ def _nms_device(
     words = -(-size // _WORD_BITS)
     if count is None:
         count = workspace.array("nms.count", (1,), np.int32)
-        _set_cuda[1, 1](size, count)
+        _set_cuda[1, 1, stream()](size, count)
     order = workspace.array("nms.order", (size,), np.int32)
     bev = workspace.array("nms.bev", (size, RECTANGLE_COLUMNS), np.float64)
     overlaps = workspace.array("nms.overlaps", (size, words), np.uint32)
     removed = workspace.array("nms.removed", (words,), np.uint32)
     kept = workspace.array("nms.kept", (size,), np.int32)
     kept_count = workspace.array("nms.kept_count", (1,), np.int32)
-    _sort_boxes_cuda[blocks(), THREADS](boxes, scores, count, order, bev)
-    _overlaps_cuda[blocks(), THREADS](bev, count, float(iou_threshold), overlaps)
-    _keep_cuda[1, THREADS](overlaps, order, count, max_boxes, removed, kept, kept_count)
+    _sort_boxes_cuda[blocks(), THREADS, stream()](boxes, scores, count, order, bev)
+    _overlaps_cuda[blocks(), THREADS, stream()](bev, count, float(iou_threshold), overlaps)
+    _keep_cuda[1, THREADS, stream()](overlaps, order, count, max_boxes, removed, kept, kept_count)
     return DeviceKept(kept, kept_count)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from kernels.checks import check_array
 from kernels.jit import cpu_kernel
-from kernels.launch import THREADS, blocks, cuda, on_device
+from kernels.launch import THREADS, blocks, cuda, on_device, stream
 from kernels.op import CudaKernel, Exact, Op
 from kernels.ordering import SCAN_THREADS, sum_before
 from kernels.tiles import ActiveTiles, DeviceTiles, TileSpec
@@ -148,8 +148,8 @@ def reduce_mask(
         return ActiveTiles(index[: _reduce_mask_cpu(mask, spec.count, *rule, index)], spec)
     count = workspace.array("reduce_mask.count", (1,), np.int32)
     active = workspace.array("reduce_mask.active", shape, np.int32)
-    _pool_cuda[blocks(), THREADS](mask, *rule, active)
-    _list_cuda[1, SCAN_THREADS](active, index, count)
+    _pool_cuda[blocks(), THREADS, stream()](mask, *rule, active)
+    _list_cuda[1, SCAN_THREADS, stream()](active, index, count)
     return DeviceTiles(index, count, spec)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.direct import packed
-from kernels.launch import SIMULATED, blocks, cuda
+from kernels.launch import SIMULATED, blocks, cuda, stream
 from kernels.op import CudaKernel
 from kernels.ptx import PIECE_HALVES
 from kernels.tensor_conv_cuda import CHANNEL_MULTIPLE, COLUMN_MULTIPLE
@@ -130,6 +130,15 @@ FLOAT_VARIANTS = (_float_variant(Blocking(16, 8, 4, 4, 2)),) if SIMULATED else F
 HALF_VARIANTS = (_half_variant(1, 16, 16),) if SIMULATED else FULL_HALF_VARIANTS
 
 
+def fits_half(unit: Unit, tile: Pair) -> bool:
+    """Whether a unit can run in float16 on tiles of a size, once its channels are padded to a multiple of 16."""
+    try:
+        Plan.best(unit, tile, half=True)
+    except ValueError:
+        return False
+    return True
+
+
 def _pack(unit: Unit, half: bool) -> tuple[Any, ...]:
     """Weights and biases of all layers one after the other, the table of layers, scale and shift: on the device."""
     table: list[tuple[int, ...]] = []
@@ -177,7 +186,7 @@ def residual_unit_cuda(x: Any, unit: Unit, tiles: DeviceTiles, out: Any) -> None
         arguments.append(packed(unit.packed, f"{key}_scratch_{shape}", lambda: cuda.device_array(shape, np.float32)))
     kernel = variant.kernel if plan.in_shared else variant.spill
     shared = max(plan.size, 1) * (16 if half else 4) if plan.in_shared else 0
-    kernel[blocks(), variant.threads, 0, shared](*arguments, out.reshape(-1, unit.channels))
+    kernel[blocks(), variant.threads, stream(), shared](*arguments, out.reshape(-1, unit.channels))
 
 
 def _signature(kind: str, pair: str, scratch: str) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from kernels.checks import check_array
 from kernels.jit import cpu_kernel
-from kernels.launch import THREADS, blocks, cuda, on_device
+from kernels.launch import THREADS, blocks, cuda, on_device, stream
 from kernels.op import CudaKernel, Exact, Op
 from kernels.tiles import ActiveTiles, DeviceTiles, TileSpec, random_tiles
 
@@ -90,7 +90,7 @@ def restore_tiles(base: Any, tiles: ActiveTiles | DeviceTiles, out: Any) -> Any:
     spec = tiles.spec
     if isinstance(tiles, DeviceTiles):
         geometry = (spec.size, spec.stride, spec.offset)
-        _restore_tiles_cuda[blocks(), THREADS](base, tiles.index, tiles.count, *geometry, out)
+        _restore_tiles_cuda[blocks(), THREADS, stream()](base, tiles.index, tiles.count, *geometry, out)
     else:
         tiles.check_images(out.shape[0])
         _restore_tiles_cpu(base, tiles.index, spec.size, spec.stride, spec.offset, out)
@@ -106,7 +106,7 @@ def _make_inputs(rng: np.random.Generator, scale: str) -> Mapping[str, Any]:
 
 
 _PAIR = "UniTuple(int64, 2)"
-_MAP = "float32[:,:,:,::1]"
+_TILES = f"int32[:,::1], int32[::1], {_PAIR}, {_PAIR}, {_PAIR}"
 OPS = (
     Op(
         name="restore_tiles",
@@ -114,10 +114,9 @@ OPS = (
         reference=restore_tiles_reference,
         make_inputs=_make_inputs,
         equality=Exact(),
-        cuda=(
-            CudaKernel(
-                _restore_tiles_cuda, f"void({_MAP}, int32[:,::1], int32[::1], {_PAIR}, {_PAIR}, {_PAIR}, {_MAP})"
-            ),
+        cuda=tuple(
+            CudaKernel(_restore_tiles_cuda, f"void({number}[:,:,:,::1], {_TILES}, {number}[:,:,:,::1])")
+            for number in ("float32", "float16")
         ),
         summary="cells of the active tiles, copied from the response to an empty scene",
     ),

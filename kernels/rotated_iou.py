@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from kernels.checks import check_array
 from kernels.jit import cpu_kernel
-from kernels.launch import THREADS, blocks, cuda, new_array, on_device
+from kernels.launch import THREADS, blocks, cuda, new_array, on_device, stream
 from kernels.op import Close, CudaKernel, Op
 from kernels.workspace import Workspace
 
@@ -200,7 +200,7 @@ def rotated_iou(boxes_a: Any, boxes_b: Any, out: Any | None = None, workspace: W
         out = new_array(shape, np.float64, device)
     check_array("out", out, np.float64, shape)
     if device:
-        _rotated_iou_cuda[blocks(), THREADS](boxes_a, boxes_b, out)
+        _rotated_iou_cuda[blocks(), THREADS, stream()](boxes_a, boxes_b, out)
         return out
     scratch = (workspace or Workspace()).array("rotated_iou.scratch", SCRATCH_SHAPE, np.float64)
     # One type and layout: Numba compiles anew for every other.

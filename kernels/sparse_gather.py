@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kernels.checks import check_array
 from kernels.jit import cpu_kernel
-from kernels.launch import THREADS, blocks, cuda, new_array, on_device
+from kernels.launch import THREADS, blocks, cuda, new_array, on_device, stream
 from kernels.op import CudaKernel, Exact, Op
 from kernels.tiles import ActiveTiles, DeviceTiles, TileSpec, random_tiles
 
@@ -103,7 +103,9 @@ def sparse_gather(x: Any, tiles: ActiveTiles | DeviceTiles, out: Any | None = No
     on_device(x, out)
     check_array("out", out, x.dtype, shape)
     if isinstance(tiles, DeviceTiles):
-        _sparse_gather_cuda[blocks(), THREADS](x, tiles.index, tiles.count, tiles.spec.stride, tiles.spec.offset, out)
+        _sparse_gather_cuda[blocks(), THREADS, stream()](
+            x, tiles.index, tiles.count, tiles.spec.stride, tiles.spec.offset, out
+        )
     else:
         tiles.check_images(x.shape[0])
         _sparse_gather_cpu(x, tiles.index, tiles.spec.stride, tiles.spec.offset, out)

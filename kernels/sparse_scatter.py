@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from kernels.checks import check_array
 from kernels.jit import cpu_kernel
-from kernels.launch import THREADS, blocks, cuda, on_device
+from kernels.launch import THREADS, blocks, cuda, on_device, stream
 from kernels.op import Close, CudaKernel, Exact, Op
 from kernels.tiles import ActiveTiles, DeviceTiles, TileSpec, random_tiles
 
@@ -116,7 +116,9 @@ def sparse_scatter(stack: Any, tiles: ActiveTiles | DeviceTiles, out: Any, add: 
             "expected a stride of at least the size, or add=True"
         )
     if isinstance(tiles, DeviceTiles):
-        _sparse_scatter_cuda[blocks(), THREADS](stack, tiles.index, tiles.count, spec.stride, spec.offset, add, out)
+        _sparse_scatter_cuda[blocks(), THREADS, stream()](
+            stack, tiles.index, tiles.count, spec.stride, spec.offset, add, out
+        )
         return out
     tiles.check_images(out.shape[0])
     if add and spec.overlapping:

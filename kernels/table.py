@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from kernels import (
     decode,
+    mark_cells,
     nms,
+    pack_frame,
     reduce_mask,
     residual_unit,
     restore_tiles,
@@ -20,6 +22,7 @@ from kernels.op import Op
 
 OPS: tuple[Op, ...] = (
     *voxelize.OPS,
+    *mark_cells.OPS,
     *reduce_mask.OPS,
     *restore_tiles.OPS,
     *sparse_gather.OPS,
@@ -31,4 +34,5 @@ OPS: tuple[Op, ...] = (
     *decode.OPS,
     *rotated_iou.OPS,
     *nms.OPS,
+    *pack_frame.OPS,
 )

@@ -93,10 +93,11 @@ def tile_conv(
     """Convolves where tiles are active, in place in ``out``.
 
     Args:
-        x: (N, H, W, C) float32 map; on the device also float16, then with sums in float32.
+        x: (N, H, W, C) float32 map; on the device also float16. Sums are in float32.
         filters: weights, bias and geometry.
         tiles: active tiles of the output map; they may not overlap.
-        out: (N, rows, cols, K) map of x's dtype, another one than x.
+        out: (N, rows, cols, K) map, another one than x; float32, on the device also float16. Tensor cores multiply
+            where both are float16.
         relu: whether ReLU follows.
         residual: map of out's shape and dtype that is added before ReLU, another one than ``out``; or None.
         method: on the CPU "direct", "winograd" (3×3, stride 1; about 5e-6 off), "nonzero" (skips the zeros of x: for
@@ -114,10 +115,11 @@ def tile_conv(
     maps = (x, out) if residual is None else (x, out, residual)
     device = on_device(*maps, tiles.index)
     channels, columns = filters.channels
-    check_array("x", x, [np.float32, np.float16] if device else np.float32, ("N", "H", "W", channels))
-    check_array("out", out, x.dtype, (x.shape[0], "rows", "cols", columns))
+    dtypes = [np.float32, np.float16] if device else np.float32
+    check_array("x", x, dtypes, ("N", "H", "W", channels))
+    check_array("out", out, dtypes, (x.shape[0], "rows", "cols", columns))
     if residual is not None:
-        check_array("residual", residual, x.dtype, out.shape)
+        check_array("residual", residual, out.dtype, out.shape)
     if x is out or residual is out:
         raise ValueError("out is also the input or the residual; expected a map of its own")
     if tiles.spec.overlapping:

@@ -1,4 +1,4 @@
-"""`tile_conv` on CUDA: float32 on CUDA cores, float16 with float32 sums on tensor cores."""
+"""`tile_conv` on CUDA: float16 with float32 sums on tensor cores; float32, and from one to the other, on CUDA cores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from kernels.direct import packed
 from kernels.filters import Filters
-from kernels.launch import SIMULATED, blocks, cuda
+from kernels.launch import SIMULATED, blocks, cuda, stream
 from kernels.op import CudaKernel
 from kernels.tensor_conv_cuda import (
     CHANNEL_MULTIPLE,
@@ -130,7 +130,7 @@ def float_kernel(blocking: Blocking) -> Any:
                     for i in range(pixel_loads):
                         pixel, value = load_pixel + i * pixel_step, np.float32(0)
                         if first + load_channel < x.shape[1] and source[at(pixel)] >= 0:
-                            value = x[at(source[at(pixel)]), at(first + load_channel)]
+                            value = np.float32(x[at(source[at(pixel)]), at(first + load_channel)])
                         inputs[at(load_channel), at(pixel)] = value
                     for i in range(factor_loads):
                         d, value = load_line + i * line_step, np.float32(0)
@@ -146,7 +146,7 @@ def float_kernel(blocking: Blocking) -> Any:
                     if cell >= 0 and k < out.shape[1]:
                         value = sums[i, j] + bias[at(k)]
                         if add:
-                            value += residual[at(cell), at(k)]
+                            value += np.float32(residual[at(cell), at(k)])
                         if relu:
                             value = max(value, np.float32(0))
                         out[at(cell), at(k)] = value
@@ -164,10 +164,10 @@ class Variant:
     threads: int
 
 
-FLOAT_VARIANTS = (
-    Variant(float_kernel(Blocking(128, 32, 16, 4, 8)), 32, 128),
-    Variant(float_kernel(Blocking(64, 64, 16, 8, 4)), 64, 128),
-)
+_HEAD = Variant(float_kernel(Blocking(128, 8, 16, 8, 1)), 8, 128)  # few channels out, as heads have them
+_WIDE = Variant(float_kernel(Blocking(64, 64, 16, 8, 4)), 64, 128)
+FLOAT_VARIANTS = (_HEAD, Variant(float_kernel(Blocking(128, 32, 16, 4, 8)), 32, 128), _WIDE)
+FROM_HALF_VARIANTS = (_HEAD, _WIDE)  # the middle one would spill registers there
 HALF_VARIANTS = (Variant(tensor_kernel(4, 32, 32), 32, 128), Variant(tensor_kernel(4, 64, 32), 64, 128))
 # The simulator counts every multiplication, also those with padding.
 _SIMULATED_VARIANTS = (
@@ -176,49 +176,54 @@ _SIMULATED_VARIANTS = (
 )
 
 
-def _variant(half: bool, columns: int) -> Variant:
-    """The kernel for so many channels out."""
+def _variant(half: bool, from_half: bool, columns: int) -> Variant:
+    """The kernel for so many channels out: on tensor cores, or on others from float16 or float32."""
     if SIMULATED:
         return _SIMULATED_VARIANTS[half]
-    narrow, wide = HALF_VARIANTS if half else FLOAT_VARIANTS
-    return narrow if columns <= narrow.columns else wide
+    variants = HALF_VARIANTS if half else FROM_HALF_VARIANTS if from_half else FLOAT_VARIANTS
+    return next((variant for variant in variants if columns <= variant.columns), variants[-1])
 
 
 def tile_conv_cuda(x: Any, filters: Filters, tiles: DeviceTiles, out: Any, relu: bool, residual: Any | None) -> None:
     """Launches the kernel; arguments as `tile_conv`, which has checked their shapes and dtypes.
 
     Raises:
-        ValueError: if a map is not contiguous, or float16 channels are no multiple of 16.
+        ValueError: if a map is not contiguous, or channels from float16 to float16 are no multiple of 16.
     """
     for name, array in (("x", x), ("out", out), ("residual", residual)):
         if array is not None and not array.is_c_contiguous():
             raise ValueError(f"{name} is not contiguous on the device; expected C order without gaps")
-    half, (channels, columns) = x.dtype == np.float16, filters.channels
+    half, (channels, columns) = x.dtype == out.dtype == np.float16, filters.channels
     if half and (channels % CHANNEL_MULTIPLE or columns % CHANNEL_MULTIPLE):
         raise ValueError(
             f"float16 convolution of {channels} to {columns} channels; expected multiples of {CHANNEL_MULTIPLE} "
             "for the tensor cores: pad maps and filters with zeros"
         )
-    weights, bias = packed(filters.packed, f"cuda_{x.dtype}", lambda: pack(filters, half))
-    variant = _variant(half, columns)
+    weights, bias = packed(filters.packed, "cuda_float16" if half else "cuda_float32", lambda: pack(filters, half))
+    variant = _variant(half, x.dtype == np.float16, columns)
     numbers = geometry(tiles.spec, filters, relu, residual is not None, x.shape, out.shape)
     flat = out.reshape(-1, columns)
     added = flat if residual is None else residual.reshape(-1, columns)  # unread without one
-    variant.kernel[blocks(), variant.threads](
+    variant.kernel[blocks(), variant.threads, stream()](
         x.reshape(-1, channels), weights, bias, tiles.index, tiles.count, *numbers, added, flat
     )
 
 
-def _signature(kind: str) -> str:
-    """Argument types of a kernel on maps of a kind."""
-    maps = f"{kind}[:,::1]"
-    return f"void({maps}, {kind}[:,:,::1], float32[::1], int32[:,::1], int32[::1], {GEOMETRY_TYPES}, {maps}, {maps})"
+def _signature(kind: str, out_kind: str) -> str:
+    """Argument types of a kernel from maps of one kind to maps of another."""
+    x, out, weights = f"{kind}[:,::1]", f"{out_kind}[:,::1]", "float16" if kind == out_kind == "float16" else "float32"
+    tiles = "int32[:,::1], int32[::1]"
+    return f"void({x}, {weights}[:,:,::1], float32[::1], {tiles}, {GEOMETRY_TYPES}, {out}, {out})"
 
 
-CUDA_KERNELS = (
-    *(CudaKernel(variant.kernel, _signature("float32"), variant.threads) for variant in FLOAT_VARIANTS),
-    *(
-        CudaKernel(variant.kernel, _signature("float16"), variant.threads, tensor_cores=True)
-        for variant in HALF_VARIANTS
-    ),
+_FLOAT, _HALF = "float32", "float16"
+CUDA_KERNELS = tuple(
+    CudaKernel(variant.kernel, _signature(*kinds), variant.threads, tensor_cores=variants is HALF_VARIANTS)
+    for kinds, variants in (
+        ((_FLOAT, _FLOAT), FLOAT_VARIANTS),
+        ((_FLOAT, _HALF), FLOAT_VARIANTS),
+        ((_HALF, _FLOAT), FROM_HALF_VARIANTS),
+        ((_HALF, _HALF), HALF_VARIANTS),
+    )
+    for variant in variants
 )

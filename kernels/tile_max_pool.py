@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from kernels.checks import check_array
 from kernels.jit import cpu_kernel
-from kernels.launch import THREADS, blocks, cuda, on_device
+from kernels.launch import THREADS, blocks, cuda, on_device, stream
 from kernels.op import CudaKernel, Exact, Inputs, Op
 from kernels.tile_conv import active_cells
 from kernels.tiles import ActiveTiles, DeviceTiles, TileSpec, random_tiles
@@ -137,7 +137,7 @@ def tile_max_pool(
         raise ValueError(f"tiles of {spec.size} cells every {spec.stride} overlap; expected none to")
     arguments = (spec.size, spec.stride, spec.offset, size, stride, padding, out)
     if isinstance(tiles, DeviceTiles):
-        _tile_max_pool_cuda[blocks(), THREADS](x, tiles.index, tiles.count, *arguments)
+        _tile_max_pool_cuda[blocks(), THREADS, stream()](x, tiles.index, tiles.count, *arguments)
         return out
     if not (x.flags.c_contiguous and out.flags.c_contiguous):
         raise ValueError("a map is not contiguous; expected C order without gaps (numpy.ascontiguousarray)")

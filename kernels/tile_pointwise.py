@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from kernels.checks import check_array
 from kernels.jit import cpu_kernel
-from kernels.launch import THREADS, blocks, cuda, on_device, to_device
+from kernels.launch import THREADS, blocks, cuda, on_device, stream, to_device
 from kernels.op import Close, CudaKernel, Exact, Inputs, Op
 from kernels.tile_conv import active_cells
 from kernels.tiles import ActiveTiles, DeviceTiles, TileSpec, random_tiles
@@ -218,7 +218,7 @@ def tile_pointwise(
         *(ACTIVATIONS.index(activation), upsample, first_channel, out),
     )
     if isinstance(tiles, DeviceTiles):
-        _tile_pointwise_cuda[blocks(), THREADS](x, tiles.index, tiles.count, *arguments)
+        _tile_pointwise_cuda[blocks(), THREADS, stream()](x, tiles.index, tiles.count, *arguments)
     else:
         _tile_pointwise_cpu(x, tiles.index, *arguments)
     return out

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from kernels.checks import check_array
 from kernels.jit import cpu_kernel
-from kernels.launch import THREADS, blocks, cuda, on_device
+from kernels.launch import THREADS, blocks, cuda, on_device, stream
 from kernels.op import CudaKernel, Exact, Op
 from kernels.workspace import Workspace
 
@@ -167,8 +167,8 @@ def voxelize(
     numbers = tuple(np.float32(value) for value in (*origin_m, cell_m, z_bin_m))
     if device:
         grid = (workspace or Workspace(device=True)).array("voxelize.grid", shape, np.float32) if out is None else out
-        _clear_cuda[blocks(), THREADS](grid.reshape(-1))
-        _voxelize_cuda[blocks(), THREADS](points, *numbers, grid)
+        _clear_cuda[blocks(), THREADS, stream()](grid.reshape(-1))
+        _voxelize_cuda[blocks(), THREADS, stream()](points, *numbers, grid)
         return grid
     points = np.ascontiguousarray(points)
     if out is None and workspace is not None:

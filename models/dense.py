@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.decode import REGRESSION_CHANNELS
+from kernels.gpu import cuda_driver_answers
 from kernels.tiles import ActiveTiles
 from models.errors import MissingExtraError, ModelError
 from models.network import INPUT_NAME, REGRESSION_NAME, SCORE_NAME, Network
@@ -17,16 +17,6 @@ from models.network import INPUT_NAME, REGRESSION_NAME, SCORE_NAME, Network
 log = logging.getLogger("roadblocks")
 Float32 = NDArray[np.float32]
 DEVICES = ("auto", "cpu", "cuda")
-
-
-def cuda_driver_answers() -> bool:
-    """Whether an NVIDIA driver is loaded and sees at least one GPU."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int()
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
 class DenseExecutor:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from models.dense import import_onnxruntime
 from models.errors import ModelError
+from models.plan import Plan
 from models.steps import DenseStep
 
 Float32 = NDArray[np.float32]
@@ -65,6 +66,12 @@ class DenseRunner:
     def _refused(self, error: Exception) -> ModelError:
         reason = " ".join(str(error).split())[:300]
         return ModelError(f"{self.step.operator}: neither tiles nor onnxruntime can run it: {reason}")
+
+
+def dense_runners(plan: Plan, threads: int) -> dict[int, DenseRunner]:
+    """A runner for every dense step of a plan, by the step's ``id``; raises as `DenseRunner`."""
+    steps = [line.step for line in plan.steps]
+    return {id(step): DenseRunner(plan.graph.model, step, threads) for step in steps if isinstance(step, DenseStep)}
 
 
 def _piece(model: Any, step: DenseStep) -> Any:

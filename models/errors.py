@@ -14,3 +14,7 @@ class ModelError(RoadblocksError):
 
 class MissingExtraError(RoadblocksError):
     """An optional package is needed and not installed; the message names the extra to install."""
+
+
+class NoGpuError(ModelError):
+    """No GPU can be used here, or none that is fit for the network."""

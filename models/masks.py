@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.voxelize import EXTRA_CHANNELS, voxelize
-from kernels.workspace import Workspace
+from kernels.launch import to_device
+from kernels.mark_cells import mark_cells
 from models.grid import BevSpec
 
 MASK_STRIDE = 4  # grid cells per mask cell: 0.4 m on KITTI's grid, the step in which a margin can be chosen
@@ -24,24 +24,31 @@ def mask_shape(spec: BevSpec) -> tuple[int, int]:
 class MaskSource(Protocol):
     """Says where vehicles can be, for frames on one grid."""
 
-    def __init__(self, spec: BevSpec) -> None:
-        """Makes the buffers for this grid."""
+    def __init__(self, spec: BevSpec, device: bool = False) -> None:
+        """Makes the buffers for this grid, on the CPU or on the device."""
 
-    def __call__(self, points: Float32) -> Float32:
+    def __call__(self, points: Any) -> Any:
         """The mask of a frame, (1, rows / 4, cols / 4) float32: compute where it is above 0.
 
+        On the device it is only queued, on this thread's stream (`kernels.launch.stream`).
+
         Args:
-            points: (N, 4) float32, columns x, y, z [m] and intensity, frame of the grid.
+            points: (N, 4) float32, columns x, y, z [m] and intensity, frame of the grid; where the buffers are.
         """
+
+
+def _mask(spec: BevSpec, value: float, device: bool) -> Any:
+    mask = np.full((1, *mask_shape(spec)), value, np.float32)
+    return to_device(mask) if device else mask
 
 
 class AllCells:
     """Everything is computed."""
 
-    def __init__(self, spec: BevSpec) -> None:
-        self._mask = np.ones((1, *mask_shape(spec)), np.float32)
+    def __init__(self, spec: BevSpec, device: bool = False) -> None:
+        self._mask = _mask(spec, 1, device)
 
-    def __call__(self, points: Float32) -> Float32:
+    def __call__(self, points: Any) -> Any:
         """Ones."""
         return self._mask
 
@@ -49,19 +56,13 @@ class AllCells:
 class OccupiedCells:
     """Where points are: without any, there is nothing to find."""
 
-    def __init__(self, spec: BevSpec) -> None:
-        self._origin = (spec.x_min_m, spec.y_min_m, spec.z_min_m)
-        self._cell_m, self._height_m = spec.cell_m * MASK_STRIDE, spec.z_max_m - spec.z_min_m
-        self._mask = np.zeros((1, *mask_shape(spec)), np.float32)
-        self._workspace = Workspace()
+    def __init__(self, spec: BevSpec, device: bool = False) -> None:
+        self._origin_m, self._cell_m = (spec.x_min_m, spec.y_min_m), spec.cell_m * MASK_STRIDE
+        self._mask = _mask(spec, 0, device)
 
-    def __call__(self, points: Float32) -> Float32:
+    def __call__(self, points: Any) -> Any:
         """1 where a mask cell holds a point of any height, else 0; the next frame overwrites it."""
-        shape = (*self._mask.shape[1:], 1 + EXTRA_CHANNELS)  # a single height bin, and what is below and above it
-        coarse = voxelize(points, self._origin, self._cell_m, self._height_m, shape, workspace=self._workspace)
-        np.maximum(coarse[:, :, 0], coarse[:, :, 1], out=self._mask[0])
-        np.maximum(self._mask[0], coarse[:, :, 2], out=self._mask[0])
-        return self._mask
+        return mark_cells(points, self._origin_m, self._cell_m, self._mask)
 
 
 MASK_SOURCES: dict[str, type[MaskSource]] = {"occupied": OccupiedCells, "all": AllCells}

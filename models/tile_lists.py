@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels.reduce_mask import reduce_mask
 from kernels.tiles import ActiveTiles, TileSpec
+from kernels.workspace import Workspace
 from models.steps import ConvStep, Map, PointwiseStep, PoolStep, TileStep, UnitStep
 
 Bool = NDArray[np.bool_]
@@ -26,19 +29,23 @@ def tile_image(tiles: ActiveTiles) -> NDArray[np.float32]:
     return image
 
 
-def tiles_of_map(image: NDArray[np.float32], grid_tile: int, made: Map, tile_cells: int) -> ActiveTiles:
+def tiles_of_map(image: Any, grid_tile: int, made: Map, tile_cells: int, workspace: Workspace | None = None) -> Any:
     """The tiles of a map that touch an active tile of the grid.
 
     Args:
-        image: `tile_image` of the grid's active tiles.
+        image: `tile_image` of the grid's active tiles, on the CPU or on the device.
         grid_tile: cells of a side of the grid's tiles.
         made: the map.
         tile_cells: cells of a side of its tiles; they must cover whole tiles of the grid.
+        workspace: where the list is kept, until the next call with it; None makes a new one.
+
+    Returns:
+        `ActiveTiles`, on the device `DeviceTiles`.
     """
     factor = tile_cells * made.stride // grid_tile
     spec = tile_spec(made, tile_cells)
-    pooled = reduce_mask(image, TileSpec((factor, factor), (factor, factor), (0, 0), spec.count))
-    return ActiveTiles(pooled.index, spec)
+    pooled = reduce_mask(image, TileSpec((factor, factor), (factor, factor), (0, 0), spec.count), workspace=workspace)
+    return replace(pooled, spec=spec)
 
 
 def receptive_tiles(

@@ -54,7 +54,7 @@ def tune(source: Path, config: str, frames: int, threads: int | None, show: bool
     \b
     roadblocks tune $KITTI
     """
-    pipeline = Pipeline.from_config(config, execution="sparse", threads=threads)
+    pipeline = Pipeline.from_config(config, device="cpu", execution="sparse", threads=threads)
     data = sample_frames(pipeline, source, frames)
     ways = list(all_ways(pipeline.network))
     measured = [

@@ -20,7 +20,7 @@ from detector.pipeline import Pipeline
 from detector.sources import FrameFile
 from detector.stages import Stage, StageClock
 from detector.view import render_bev
-from models.sparse import TileExecutor
+from models.tile_network import TileNetwork
 
 # What each way changes in the configuration. The first is what the others are compared with.
 MODES: Mapping[str, Mapping[str, str]] = {
@@ -140,8 +140,8 @@ class Meter:
         pipeline = self._pipeline
         fraction, gflop = None, None
         executor = pipeline._executor
-        if isinstance(executor, TileExecutor):
-            tiles = (pipeline.prepare(file.load())[1] for file in self._files)
+        if isinstance(executor, TileNetwork):
+            tiles = (pipeline.active_tiles(file.load()) for file in self._files)
             fraction = float(np.mean([executor.computed_fraction(active) for active in tiles]))
             gflop = executor.plan.operations / 1e9
         model = {"name": pipeline.network.info.name, "sha256": pipeline.network.sha256}
@@ -172,7 +172,7 @@ class Meter:
             frame,
             detections,
             pipeline.spec,
-            tiles=pipeline.prepare(frame)[1],
+            tiles=pipeline.active_tiles(frame),
             display_score=pipeline.network.info.display_score,
             stage_ms=stage_ms,
         )

@@ -52,7 +52,7 @@ class RecordedFrame:
             FrameError: if the points cannot be read.
         """
         frame = self.file.load()
-        active = pipeline.prepare(frame)[1].copy()
+        active = pipeline.active_tiles(frame)
         count = len(active) if self.tiles_run is None else self.tiles_run
         ran = nearest_tiles(active, tile_range_m(pipeline.spec, active.spec), count)
         left_out = len(active) - len(ran)

@@ -372,13 +372,13 @@ WORKQUEUE = """
 import sys, numba, numpy as np
 import detector.pipeline as module
 from tests.tiny_network import patch_points
-real, module._executor = module._executor, lambda network, config, threads: type("None", (), {"device": "cpu"})
+real, module.make_executor = module.make_executor, lambda *settings: type("None", (), {"device": "cpu"})
 config = module.Config(model=sys.argv[1], device="cpu")
 module.Pipeline(config).prepare(module.Frame(patch_points()))
 try:
     sys.exit(f"the worker's half launched a kernel on several threads: {numba.threading_layer()}")
 except ValueError:
-    module._executor = real
+    module.make_executor = real
 results = list(module.Pipeline(config).stream([patch_points()] * 30))
 print(numba.threading_layer(), sum(len(result.detections) for result in results))
 """

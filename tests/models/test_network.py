@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
+from kernels.gpu import cuda_driver_answers
 from kernels.tiles import ActiveTiles, TileSpec
-from models.dense import DenseExecutor, cuda_driver_answers
+from models.dense import DenseExecutor
 from models.errors import ModelError
 from models.network import NetworkInfo, load_network
 from tests.tiny_network import CAR_SIZE, INFO, SPEC, tiny_model, write_model

@@ -11,11 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from detector.errors import RoadblocksError
 from detector.sources import open_sources
-from tools.simulation.drive import simulate_drive
 
 Float32 = NDArray[np.float32]
 
@@ -54,6 +52,8 @@ def sweep_mask(points: Float32, shape: tuple[int, int], sparsity: float, above_g
     Raises:
         RoadblocksError: if the points do not reach over that much of the map.
     """
+    from scipy.ndimage import gaussian_filter  # imported here: tools.gpu_check runs without SciPy
+
     if above_ground:
         points = points[points[:, 2] > _ground_m(points) + ABOVE_GROUND_M]
     ranges = ((-WIDTH_M / 2, WIDTH_M / 2), (-LENGTH_M / 2, LENGTH_M / 2))
@@ -85,6 +85,8 @@ def read_sweeps(folders: Sequence[Path], count: int) -> tuple[list[Float32], str
     """
     folders = list(folders) or [SHARED / name for name in FULL_SWEEPS if (SHARED / name).is_dir()]
     if not folders:
+        from tools.simulation.drive import simulate_drive  # imported here: tools.gpu_check runs without SciPy
+
         drive = simulate_drive(count, seed=0, full=True, step_s=1.0)
         return [found.frame.points for found in drive], f"{count} simulated sweeps, one a second"
     # Frames of one layout may all bear one name, so every folder of point files is a source of its own.

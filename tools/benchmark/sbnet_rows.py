@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion
 
 from detector.errors import RoadblocksError
 from kernels.filters import Filters
@@ -222,6 +221,8 @@ def _check(
 
     After n units, only cells at least n from an inactive one can be equal; of the first unit that is every active one.
     """
+    from scipy.ndimage import binary_erosion  # imported here: tools.gpu_check runs without SciPy
+
     tolerance = RELATIVE * float(wanted.std())
     for number, mask in enumerate(masks):
         sparse.clear()

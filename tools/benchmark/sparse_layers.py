@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation
 
 from kernels.filters import Filters
 from kernels.reduce_mask import reduce_mask
@@ -101,5 +100,7 @@ def _grown(tiles: ActiveTiles) -> ActiveTiles:
     """The active tiles of one image and their eight neighbours."""
     active = np.zeros(tiles.spec.count, np.bool_)
     active[tiles.index[:, 1], tiles.index[:, 2]] = True
+    from scipy.ndimage import binary_dilation  # imported here: tools.gpu_check runs without SciPy
+
     places = np.argwhere(binary_dilation(active, np.ones((3, 3)))).astype(np.int32)
     return ActiveTiles(np.pad(places, ((0, 0), (1, 0))), tiles.spec)

@@ -1,0 +1,58 @@
+"""Points up and results down: through pinned memory, queued on the stream, one copy each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.launch import cuda, stream
+
+Float32 = NDArray[np.float32]
+
+
+class Upload:
+    """Brings the points of one frame after the other to the device."""
+
+    def __init__(self) -> None:
+        self._pinned: Any = None
+        self._there: Any = None
+        self._sent = cuda.event()
+
+    def __call__(self, points: Float32) -> Any:
+        """Queues the copy of points (N, 4) float32, and returns where they will be; the next call overwrites it.
+
+        Of no points it makes one that is no number, which is in no cell: CUDA has no arrays of size 0.
+        """
+        count = max(len(points), 1)
+        if self._pinned is None or len(self._pinned) < count:
+            room = (count + count // 4, 4)  # so that frames a little larger need no more
+            self._pinned, self._there = cuda.pinned_array(room, np.float32), cuda.device_array(room, np.float32)
+        self._sent.synchronize()  # the last frame has left the pinned memory
+        self._pinned[:count] = points if len(points) else np.nan
+        target = self._there[:count]
+        target.copy_to_device(self._pinned[:count], stream=stream())
+        self._sent.record(stream())
+        return target
+
+
+class Download:
+    """Brings an array of one shape back, frame after frame."""
+
+    def __init__(self) -> None:
+        self._pinned: Any = None
+        self._arrived = cuda.event()
+
+    def queue(self, array: Any) -> None:
+        """Queues the copy of a contiguous device array."""
+        if self._pinned is None:
+            self._pinned = cuda.pinned_array(tuple(array.shape), array.dtype)
+        array.copy_to_host(self._pinned, stream=stream())
+        self._arrived.record(stream())
+
+    def wait(self) -> NDArray[Any]:
+        """The array, as soon as it is here; the next `queue` overwrites it."""
+        self._arrived.synchronize()
+        arrived: NDArray[Any] = self._pinned
+        return arrived

@@ -1,0 +1,49 @@
+"""Which executor runs a network, by what the configuration asks for and what the machine has."""
+
+from __future__ import annotations
+
+import logging
+
+from models.dense import DEVICES, DenseExecutor
+from models.errors import ModelError, NoGpuError
+from models.network import Network
+from models.sparse import TileExecutor
+from models.sparse_cuda import CudaTileExecutor
+from models.tuning import load_choices
+
+log = logging.getLogger("roadblocks")
+
+
+def make_executor(
+    network: Network,
+    execution: str = "sparse",
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+) -> DenseExecutor | TileExecutor | CudaTileExecutor:
+    """The executor of a network.
+
+    Args:
+        network: the network.
+        execution: "sparse": on tiles; "dense": through onnxruntime.
+        device: "cpu", "cuda", or "auto": CUDA where a GPU can be used, else the CPU.
+        precision: on CUDA, see `CudaTileExecutor`.
+        threads: CPU threads, None for all cores.
+
+    Raises:
+        NoGpuError: if the device is "cuda" and no GPU can be used.
+        ModelError: if the network cannot run in this way.
+        MissingExtraError: if it needs onnxruntime and that is not installed.
+    """
+    if device not in DEVICES:
+        raise ModelError(f"device '{device}': expected one of {', '.join(DEVICES)}")
+    if execution == "dense":
+        return DenseExecutor(network, device, threads)
+    if device != "cpu":
+        try:
+            return CudaTileExecutor(network, precision=precision)
+        except NoGpuError as error:
+            if device == "cuda":
+                raise
+            log.debug("on the CPU: %s", error)
+    return TileExecutor(network, load_choices(network, threads), threads)

@@ -1,0 +1,106 @@
+"""The pipeline on CUDA: points up, boxes down, the same boxes as on the CPU."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from detector import Config, Frame, Pipeline
+from detector.config import BudgetConfig, MaskConfig
+from detector.errors import ModelError
+from detector.stages import STAGES, Stage, StageClock
+from kernels.launch import SIMULATED
+from models.errors import NoGpuError
+from models.sparse import TileExecutor
+from tests.tiny_network import INFO, SPEC, patch_points, tiny_model, write_model
+
+DEVICES = [pytest.param("simulator", marks=pytest.mark.simulator), pytest.param("device", marks=pytest.mark.gpu)]
+on_devices = pytest.mark.parametrize("device", DEVICES)
+FOUR_TILES = replace(SPEC, x_max_m=25.6, y_min_m=-12.8, y_max_m=12.8)
+SHIFT_M = np.array([0, SPEC.y_min_m - FOUR_TILES.y_min_m, 0, 0], np.float32)  # of `patch_points`, to this grid's corner
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("network") / "tiny.onnx"
+    return str(write_model(path, tiny_model(spec=FOUR_TILES), replace(INFO, grid=FOUR_TILES)))
+
+
+def cars(*patches):
+    """Points of cars at rows and columns of output cells, of which the grid has 8 × 8."""
+    return Frame(
+        np.concatenate([patch_points(*patch) - SHIFT_M for patch in patches] or [np.zeros((0, 4), np.float32)])
+    )
+
+
+FRAMES = [cars((0, 0), (1, 1), (7, 6)), cars((6, 1)), cars(), cars((0, 7))]
+
+
+def both(model, **settings):
+    """Pipelines on CUDA and on the CPU."""
+    return [Pipeline(Config(model=model, device=device, **settings)) for device in ("cuda", "cpu")]
+
+
+def assert_same(found, expected):
+    assert np.array_equal(found.tiles.index, expected.tiles.index) and found.tiles.spec == expected.tiles.spec
+    assert (found.tiles_run, found.tiles_left_out) == (expected.tiles_run, expected.tiles_left_out)
+    assert found.detections.labels == expected.detections.labels
+    for name in ("boxes", "scores"):
+        one, other = getattr(found.detections, name), getattr(expected.detections, name)
+        assert one.shape == other.shape and one.dtype == other.dtype
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@on_devices
+def test_boxes_equal_those_of_the_cpu(device, model):
+    cuda, cpu = both(model, mask=MaskConfig(margin_m=0.8))
+    assert (cuda.device, cpu.device) == ("cuda", "cpu")
+    results = [cpu.detect(frame) for frame in FRAMES]
+    assert [len(result.detections) for result in results] == [3, 1, 0, 1], "the frames give something to find"
+    assert [result.tiles_run for result in results] == [2, 1, 0, 1], "and tiles come and go"
+    for frame, expected in zip(FRAMES, results, strict=True):
+        found = cuda.detect(frame)
+        assert_same(found, expected)
+        assert list(found.stage_ms) == [row.stage.value for row in STAGES if row.owner == "pipeline"]
+    if device == "device":  # the simulator bears no kernels of two threads at once
+        for found, expected in zip(cuda.stream(FRAMES), results, strict=True):
+            assert_same(found, expected)
+    clocks = [StageClock(), StageClock()]  # two frames on their way, as in a stream
+    prepared = [cuda.prepare(frame, clock, cuda.new_buffers()) for frame, clock in zip(FRAMES[:2], clocks, strict=True)]
+    for frame, clock, arrays, expected in zip(FRAMES, clocks, prepared, results, strict=False):
+        assert_same(cuda.detect_prepared(frame, *arrays, clock), expected)
+    assert np.array_equal(cuda.active_tiles(FRAMES[0]).index, results[0].tiles.index)
+
+
+@on_devices
+def test_a_budget_of_tiles_and_all_tiles(device, model):
+    cuda, cpu = both(model, budget=BudgetConfig(tiles=1), mask=MaskConfig("all"))
+    found = cuda.detect(FRAMES[0])
+    assert_same(found, cpu.detect(FRAMES[0]))
+    assert found.tiles_left_out == 3
+
+
+@pytest.mark.skipif(SIMULATED, reason="there it finds a GPU")
+def test_auto_takes_the_cpu_where_no_gpu_will_do(model, monkeypatch):
+    monkeypatch.setattr("models.sparse_cuda.gpu_problem", lambda: "no NVIDIA driver answers; check nvidia-smi")
+    assert isinstance(Pipeline(Config(model=model))._executor, TileExecutor)
+    with pytest.raises(
+        NoGpuError, match=r"^device cuda: no NVIDIA driver answers; check nvidia-smi; or use --device cpu$"
+    ):
+        Pipeline(Config(model=model, device="cuda"))
+    with pytest.raises(ModelError, match="device 'tpu': expected one of auto, cpu, cuda"):
+        Pipeline(Config(model=model, device="tpu"))
+
+
+def test_device_stages_are_settled_in_their_order(monkeypatch):
+    moments = iter([10.0, 13.0, 20.0, 24.0])
+    monkeypatch.setattr("detector.stages.mark", lambda: next(moments))
+    monkeypatch.setattr("detector.stages.elapsed_ms", lambda start, end: end - start)
+    clock = StageClock()
+    for stage in (Stage.MASK, Stage.NMS):
+        with clock.on_device(stage):
+            pass
+    assert clock.elapsed_ms == {}, "the device may still be at it"
+    clock.settle()
+    clock.settle()
+    assert clock.elapsed_ms == {"mask": 3.0, "nms": 4.0}
