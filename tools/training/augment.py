@@ -31,6 +31,8 @@ class AugmentConfig:
     pasted_cars: int = 20  # tried per frame; those that collide are dropped
     rotation_rad: float = 0.4
     scale: float = 0.05
+    height_m: float = 0.05  # spread (one sigma) of the sensor's height
+    beam_dropout: float = 0.1  # share of frames that lose every other beam
     intensity_dropout: float = 0.1  # share of frames that lose their intensity
 
 
@@ -52,6 +54,11 @@ def augment(
     scale = rng.uniform(1 - config.scale, 1 + config.scale)
     points[:, :3] *= scale
     boxes[:, :6] *= scale
+    shift_m = np.float32(rng.normal(0, config.height_m))
+    points[:, 2] += shift_m
+    boxes[:, 2] += shift_m
+    if rng.random() < config.beam_dropout:
+        points = points[_view(points)[1] % 2 == 0]
     if rng.random() < config.intensity_dropout:
         points[:, 3] = 0
     return points, boxes, counted
