@@ -27,6 +27,8 @@ from rich.text import Text
 
 from detector.errors import ExitCode, RoadblocksError
 
+MASKS = "auto, all, occupancy, road, foreground, road+occupancy or foreground+occupancy"
+
 # Messages and progress go to stderr, results to stdout: pipes stay clean.
 messages = Console(stderr=True, highlight=False)
 results = Console(highlight=False)
@@ -116,7 +118,7 @@ def pipeline_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--config", default="kitti", show_default=True, help="Shipped configuration or a YAML file."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute."),
-        click.option("--mask", help="Source of the computation mask: occupied or all."),
+        click.option("--mask", help=f"Source of the computation mask: {MASKS}."),
         click.option(
             "--execution", type=click.Choice(["sparse", "dense"]), help="Active tiles, or all by onnxruntime."
         ),

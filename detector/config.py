@@ -38,13 +38,14 @@ class SensorConfig:
 class MaskConfig:
     """Which part of the grid is computed."""
 
-    source: str = "occupied"  # one of models.masks.MASK_SOURCES
-    margin_m: float = 1.2  # computed around the mask, because the network looks beyond an object; see the README
+    source: str = "auto"  # or one of models.masks.SOURCES; auto: what measured best, of what the model has
+    threshold: float | None = None  # of the source's values; None: its measured default, see models.masks.LIMITS
+    margin_m: float | None = None  # computed around the mask, because the network looks beyond an object; likewise
 
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """How much a frame may cost; the nearest active tiles run, the others are left out. None: no limit."""
+    """How much a frame may cost; the first active tiles run, the others are left out. None: no limit."""
 
     tiles: int | None = None  # active tiles that run at most
     ms: float | None = None  # load to nms, milliseconds; how many tiles that is, is learned on the way
@@ -77,7 +78,7 @@ class Config:
             raise ConfigError(f"score is {self.score}, expected 0 to 1")
         if self.execution not in EXECUTIONS:
             raise ConfigError(f"execution is '{self.execution}', expected one of: {', '.join(EXECUTIONS)}")
-        if not 0 <= self.mask.margin_m <= 100:
+        if self.mask.margin_m is not None and not 0 <= self.mask.margin_m <= 100:
             raise ConfigError(f"mask.margin_m is {self.mask.margin_m}, expected 0 to 100")
         if self.budget.tiles is not None and self.budget.tiles < 1:
             raise ConfigError(f"budget.tiles is {self.budget.tiles}, expected at least 1")

@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.arrivals import SourceClock, open_arrivals
-from detector.budget import Budget, CostModel
+from detector.budget import Budget, CostModel, first_tiles, tile_range_m
+from detector.computation import TileChoice, resolve_mask
 from detector.config import Config, load_config
-from detector.errors import ConfigError, RoadblocksError
+from detector.errors import RoadblocksError
 from detector.sources import FrameFile
 from detector.stages import Stage, StageClock
 from detector.stream import OnBadFrame, stream_frames
 from detector.types import Detections, Frame, FrameResult
 from kernels.decode import decode
 from kernels.nms import nms
-from kernels.reduce_mask import reduce_mask
-from kernels.tiles import ActiveTiles, TileSpec
+from kernels.tiles import ActiveTiles
 from kernels.voxelize import voxelize
 from kernels.workspace import Workspace
 from models.dense import DenseExecutor
 from models.errors import ModelError
-from models.masks import MASK_SOURCES, MASK_STRIDE, MaskSource, mask_shape
+from models.mask_network import mask_network_of
+from models.masks import MaskSource, mask_source
 from models.network import Network, load_network
-from models.plan import GRID_TILE
 from models.sparse import TileExecutor
 from models.tuning import load_choices
 
-# Half a millimetre of a cell: what a margin may lack before it takes one more.
-_ROUNDING = 1e-6
 COST_RUNS = 4  # of each kind; the first may compile
 
 
@@ -47,6 +44,20 @@ class FrameBuffers:
 
     mask: MaskSource
     workspace: Workspace = field(default_factory=Workspace)
+
+
+class Prepared(NamedTuple):
+    """A frame before its network.
+
+    Attributes:
+        grid: (rows, cols, channels) float32 BEV grid.
+        mask: (rows / 4, cols / 4) float32 values of the mask's source.
+        tiles: the active tiles of the grid.
+    """
+
+    grid: NDArray[np.float32]
+    mask: NDArray[np.float32]
+    tiles: ActiveTiles
 
 
 class Pipeline:
@@ -68,18 +79,19 @@ class Pipeline:
         Raises:
             RoadblocksError: if the configuration, the network or the device cannot be used.
         """
-        if config.mask.source not in MASK_SOURCES:
-            raise ConfigError(f"mask.source is '{config.mask.source}', expected one of: {', '.join(MASK_SOURCES)}")
-        self.config = config
         self.network = load_network(config.model)
+        self._mask_network = mask_network_of(self.network)
+        config = replace(config, mask=resolve_mask(config.mask, self._mask_network is not None))
+        self.config = config
         self.spec = self.network.info.grid
         self._executor = _executor(self.network, config, threads)
         self.device = self._executor.device
         self._buffers = self.new_buffers()
         self._user = threading.RLock()
-        self.tiles = TileSpec.covering((self.spec.rows, self.spec.cols), GRID_TILE)
-        self._mask_tiles = self._tiles_with_margin()
-        self._budget = Budget(config.budget, self.spec, self.tiles)
+        self.choice = TileChoice(self.spec, config.mask)
+        self.tiles = self.choice.spec
+        self._range_m = tile_range_m(self.spec, self.tiles)
+        self._budget = Budget(config.budget)
 
     @classmethod
     def from_config(
@@ -131,12 +143,9 @@ class Pipeline:
             frame = Frame(frame)
         clock = clock or StageClock()
         with self._one_thread():
-            grid, tiles = self.prepare(frame, clock)
-            return self.detect_prepared(frame, grid, tiles, clock)
+            return self.detect_prepared(frame, self.prepare(frame, clock), clock)
 
-    def prepare(
-        self, frame: Frame, clock: StageClock | None = None, buffers: FrameBuffers | None = None
-    ) -> tuple[NDArray[np.float32], ActiveTiles]:
+    def prepare(self, frame: Frame, clock: StageClock | None = None, buffers: FrameBuffers | None = None) -> Prepared:
         """The first half of `detect`, up to the network: the BEV grid and its active tiles.
 
         Runs no kernel on several threads, so that it may overlap the network of another frame.
@@ -147,7 +156,7 @@ class Pipeline:
             buffers: what the result lies in; None for those of the pipeline, which `detect` uses too.
 
         Returns:
-            (rows, cols, channels) float32 grid, and the active tiles: the next frame in these buffers overwrites both.
+            What the next frame in these buffers overwrites.
         """
         spec, clock, buffers = self.spec, clock or StageClock(), buffers or self._buffers
         with clock(Stage.VOXELIZE):
@@ -155,16 +164,20 @@ class Pipeline:
             origin = (spec.x_min_m, spec.y_min_m, spec.z_min_m)
             grid = voxelize(points, origin, spec.cell_m, spec.z_bin_m, spec.shape, workspace=buffers.workspace)
         with clock(Stage.MASK):
-            mask = buffers.mask(points)
+            mask = buffers.mask(points, frame.pose)
         with clock(Stage.REDUCE):
-            tiles = ActiveTiles(reduce_mask(mask, self._mask_tiles, workspace=buffers.workspace).index, self.tiles)
-        return grid, tiles
+            tiles = self.choice.active(mask, buffers.workspace)
+        return Prepared(grid, mask, tiles)
+
+    def first_tiles(self, prepared: Prepared, count: int) -> ActiveTiles:
+        """The active tiles of a frame that run where so many may: those that matter most, in their order."""
+        likely = self.choice.values(prepared.mask, prepared.tiles) if self._buffers.mask.ranks else None
+        return first_tiles(prepared.tiles, likely, self._range_m, count)
 
     def detect_prepared(
         self,
         frame: Frame,
-        grid: NDArray[np.float32],
-        tiles: ActiveTiles,
+        prepared: Prepared,
         clock: StageClock,
         after_network: Callable[[], None] = lambda: None,
     ) -> FrameResult:
@@ -172,8 +185,7 @@ class Pipeline:
 
         Args:
             frame: the frame.
-            grid: (rows, cols, channels) float32, from `prepare`.
-            tiles: its active tiles.
+            prepared: the frame's first half.
             clock: takes the time of the stages.
             after_network: called when the network has read grid and tiles.
 
@@ -182,17 +194,20 @@ class Pipeline:
         """
         with self._one_thread():
             if self._budget.wants_costs:
-                self._budget.start(self._measure_cost(grid))
+                self._budget.start(self._measure_cost(prepared.grid))
             spent_ms, start_s = sum(clock.elapsed_ms.values()), time.perf_counter()
             with clock(Stage.BACKBONE):
-                num_active, kept = len(tiles), self._budget.keep(tiles, spent_ms)
-                maps = self._executor.run(grid, kept)
-            ran = kept.copy()  # before the next frame may be prepared
+                num_active = len(prepared.tiles)
+                kept = self.first_tiles(prepared, self._budget.tiles_within(num_active, spent_ms))
+                maps = self._executor.run(prepared.grid, kept)
+            ran, masked = kept.copy(), self.choice.is_set(prepared.mask)  # before the next frame may be prepared
             after_network()
             detections = self._boxes(*maps, clock)
             left_out = num_active - len(ran)
             self._budget.learn(len(ran), 1e3 * (time.perf_counter() - start_s), left_out)
-        return FrameResult(frame, detections, clock.elapsed_ms, len(ran), ran.spec.total, left_out, tiles=ran)
+        return FrameResult(
+            frame, detections, clock.elapsed_ms, len(ran), ran.spec.total, left_out, tiles=ran, mask=masked
+        )
 
     def _boxes(self, score: NDArray[np.float32], regression: NDArray[np.float32], clock: StageClock) -> Detections:
         """The boxes in the network's maps."""
@@ -263,7 +278,7 @@ class Pipeline:
     def new_buffers(self) -> FrameBuffers:
         """Buffers for one more frame to be prepared while others are on their way."""
         source = "all" if self.config.execution == "dense" else self.config.mask.source
-        return FrameBuffers(MASK_SOURCES[source](self.spec))
+        return FrameBuffers(mask_source(source, self.spec, self._mask_network))
 
     @contextmanager
     def _one_thread(self) -> Iterator[None]:
@@ -285,13 +300,6 @@ class Pipeline:
         for points in (point, point[:0]):  # the second puts back what the first left, which takes kernels of its own
             self.detect(Frame(points, id="warm-up"))
         nms(np.ones((2, 7), np.float32), np.ones(2, np.float32), 0.5, 2)
-
-    def _tiles_with_margin(self) -> TileSpec:
-        """The grid's tiles on the mask: each looks at its cells and at those of the margin around them."""
-        cells = GRID_TILE // MASK_STRIDE
-        margin = math.ceil(self.config.mask.margin_m / (self.spec.cell_m * MASK_STRIDE) - _ROUNDING)
-        count = TileSpec.covering(mask_shape(self.spec), cells).count
-        return TileSpec((cells + 2 * margin,) * 2, (cells,) * 2, (-margin,) * 2, count)
 
     def _in_view(self, frame: Frame) -> NDArray[np.float32]:
         if frame.calibration is None or not self.config.sensor.crop_to_camera:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kernels import (
     decode,
+    height_above_ground,
     nms,
     reduce_mask,
     residual_unit,
@@ -20,6 +21,7 @@ from kernels.op import Op
 
 OPS: tuple[Op, ...] = (
     *voxelize.OPS,
+    *height_above_ground.OPS,
     *reduce_mask.OPS,
     *restore_tiles.OPS,
     *sparse_gather.OPS,

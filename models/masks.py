@@ -1,67 +1,154 @@
-"""Where the computation mask comes from: one class per source, chosen by name in the configuration."""
+"""Where the computation mask comes from: one class per source, chosen by name in the configuration.
+
+A source gives a value per mask cell; tiles run where it is above the threshold, or within the margin of where it is.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.voxelize import EXTRA_CHANNELS, voxelize
+from kernels.height_above_ground import height_above_ground
+from kernels.voxelize import voxelize
 from kernels.workspace import Workspace
+from models.errors import ModelError
 from models.grid import BevSpec
+from models.mask_network import CLASSES, OUTPUT_STRIDE, MaskNetwork, mask_spec
+from models.network import Network
 
-MASK_STRIDE = 4  # grid cells per mask cell: 0.4 m on KITTI's grid, the step in which a margin can be chosen
+GROUND_REACH_M = 2.0  # how near the ground under an object has to be seen
 
 Float32 = NDArray[np.float32]
+Pose = NDArray[np.float64] | None
 
 
-def mask_shape(spec: BevSpec) -> tuple[int, int]:
-    """Cells of a mask over this grid."""
-    return -(-spec.rows // MASK_STRIDE), -(-spec.cols // MASK_STRIDE)
+@dataclass(frozen=True)
+class Limits:
+    """What a source's values mean: tiles run above ``threshold``, and within ``margin_m`` of where they do."""
+
+    threshold: float
+    margin_m: float
+
+
+# Measured by `python -m tools.benchmark masks`; see docs/masks.md.
+LIMITS = {
+    "all": Limits(0.0, 0.0),
+    "occupancy": Limits(-0.5, 1.2),  # metres above the ground: any point at all
+    "road": Limits(0.5, 1.2),
+    "road+occupancy": Limits(0.5, 1.2),
+    "foreground": Limits(0.1, 0.8),
+    "foreground+occupancy": Limits(0.1, 0.8),
+}
+SOURCES = tuple(LIMITS)
+PREFERRED = "foreground"  # where a model ships a mask network
+OCCUPIED_ABOVE_M = 0.1  # what "+occupancy" asks for: more than the ground itself
+
+
+def kind_of(source: str) -> str:
+    """The key of a source in `LIMITS`."""
+    return source.partition(":")[0]
 
 
 class MaskSource(Protocol):
     """Says where vehicles can be, for frames on one grid."""
 
-    def __init__(self, spec: BevSpec) -> None:
-        """Makes the buffers for this grid."""
+    ranks: bool  # whether a higher value is a likelier vehicle, so that budgets go by it
 
-    def __call__(self, points: Float32) -> Float32:
-        """The mask of a frame, (1, rows / 4, cols / 4) float32: compute where it is above 0.
+    def __call__(self, points: Float32, pose: Pose = None) -> Float32:
+        """A value per mask cell, (rows / 4, cols / 4) float32, which the next call overwrites.
 
         Args:
             points: (N, 4) float32, columns x, y, z [m] and intensity, frame of the grid.
+            pose: (4, 4) float64 from that frame to the world's, where known.
         """
 
 
 class AllCells:
     """Everything is computed."""
 
-    def __init__(self, spec: BevSpec) -> None:
-        self._mask = np.ones((1, *mask_shape(spec)), np.float32)
+    ranks = False
 
-    def __call__(self, points: Float32) -> Float32:
+    def __init__(self, spec: BevSpec) -> None:
+        self._mask = np.ones(mask_spec(spec).shape[:2], np.float32)
+
+    def __call__(self, points: Float32, pose: Pose = None) -> Float32:
         """Ones."""
         return self._mask
 
 
-class OccupiedCells:
-    """Where points are: without any, there is nothing to find."""
+class Occupancy:
+    """How far points rise above the ground near them [m]; -1 where there are none."""
+
+    ranks = False
 
     def __init__(self, spec: BevSpec) -> None:
-        self._origin = (spec.x_min_m, spec.y_min_m, spec.z_min_m)
-        self._cell_m, self._height_m = spec.cell_m * MASK_STRIDE, spec.z_max_m - spec.z_min_m
-        self._mask = np.zeros((1, *mask_shape(spec)), np.float32)
+        self.spec = mask_spec(spec)
+        self._reach = round(GROUND_REACH_M / self.spec.cell_m)
         self._workspace = Workspace()
 
-    def __call__(self, points: Float32) -> Float32:
-        """1 where a mask cell holds a point of any height, else 0; the next frame overwrites it."""
-        shape = (*self._mask.shape[1:], 1 + EXTRA_CHANNELS)  # a single height bin, and what is below and above it
-        coarse = voxelize(points, self._origin, self._cell_m, self._height_m, shape, workspace=self._workspace)
-        np.maximum(coarse[:, :, 0], coarse[:, :, 1], out=self._mask[0])
-        np.maximum(self._mask[0], coarse[:, :, 2], out=self._mask[0])
+    def grid(self, points: Float32) -> Float32:
+        """The coarse grid of a frame."""
+        spec = self.spec
+        origin = (spec.x_min_m, spec.y_min_m, spec.z_min_m)
+        grid: Float32 = voxelize(points, origin, spec.cell_m, spec.z_bin_m, spec.shape, workspace=self._workspace)
+        return grid
+
+    def height_m(self, grid: Float32) -> Float32:
+        """Heights above the ground in a coarse grid."""
+        height: Float32 = height_above_ground(grid, self.spec.z_bin_m, self._reach, self._workspace)
+        return height
+
+    def __call__(self, points: Float32, pose: Pose = None) -> Float32:
+        """Heights above the ground."""
+        return self.height_m(self.grid(points))
+
+
+class Predicted:
+    """Probability of road or of vehicles, from the mask network; 0 where ``occupied`` asks for points in vain.
+
+    Args:
+        spec: the detector's grid.
+        network: the mask network's file.
+        name: one of `CLASSES`.
+        occupied: whether something has to rise above the ground as well.
+    """
+
+    def __init__(self, spec: BevSpec, network: Network, name: str, occupied: bool) -> None:
+        self.ranks = name == "foreground"
+        self._occupancy, self._network = Occupancy(spec), MaskNetwork(network)
+        self._channel, self._occupied = CLASSES.index(name), occupied
+        self._mask = np.zeros(self._occupancy.spec.shape[:2], np.float32)
+
+    def __call__(self, points: Float32, pose: Pose = None) -> Float32:
+        """Probabilities."""
+        grid = self._occupancy.grid(points)
+        found = self._network(grid)[:, :, self._channel]
+        rows, cols = found.shape
+        self._mask.reshape(rows, OUTPUT_STRIDE, cols, OUTPUT_STRIDE)[:] = found[:, None, :, None]
+        if self._occupied:
+            self._mask[self._occupancy.height_m(grid) < OCCUPIED_ABOVE_M] = 0
         return self._mask
 
 
-MASK_SOURCES: dict[str, type[MaskSource]] = {"occupied": OccupiedCells, "all": AllCells}
+def mask_source(name: str, spec: BevSpec, network: Network | None) -> MaskSource:
+    """The source of a name.
+
+    Args:
+        name: one of `SOURCES`.
+        spec: the detector's grid.
+        network: the mask network's file, where there is one.
+
+    Raises:
+        ModelError: if it needs a mask network and there is none.
+    """
+    base, _, joined = name.partition("+")
+    if name == "all":
+        return AllCells(spec)
+    if name == "occupancy":
+        return Occupancy(spec)
+    if network is None:
+        raise ModelError(f"mask {name}: the model has no mask network beside it; expected mask occupancy or all")
+    return Predicted(spec, network, base, bool(joined))

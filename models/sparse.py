@@ -40,24 +40,30 @@ class TileExecutor:
         network: the network.
         choices: how each stage runs, by stride; None for the defaults.
         threads: CPU threads, None for all cores.
+        outputs: what `run_maps` returns.
 
     Raises:
-        ModelError: if the network cannot be planned or lacks the pipeline's input and outputs.
+        ModelError: if the network cannot be planned or lacks the pipeline's input or the outputs.
         MissingExtraError: if a step must run densely and onnxruntime is not installed.
     """
 
     device = "cpu"
 
     def __init__(
-        self, network: Network, choices: Mapping[int, StageChoice] | None = None, threads: int | None = None
+        self,
+        network: Network,
+        choices: Mapping[int, StageChoice] | None = None,
+        threads: int | None = None,
+        outputs: tuple[str, ...] = (SCORE_NAME, REGRESSION_NAME),
     ) -> None:
         self.plan: Plan = make_plan(network, choices)
         graph = self.plan.graph
-        if graph.input_name != INPUT_NAME or not {SCORE_NAME, REGRESSION_NAME} <= set(graph.outputs):
+        if graph.input_name != INPUT_NAME or not set(outputs) <= set(graph.outputs):
             raise ModelError(
                 f"{network.path}: input {graph.input_name} and outputs {list(graph.outputs)}, "
-                f"expected {INPUT_NAME} and {SCORE_NAME}, {REGRESSION_NAME}"
+                f"expected {INPUT_NAME} and {', '.join(outputs)}"
             )
+        self._outputs = outputs
         self._threads = min(threads or numba.config.NUMBA_NUM_THREADS, numba.config.NUMBA_NUM_THREADS)
         self._workspace = Workspace()
         self._maps: dict[str, Float32] = {name: np.zeros(made.shape, np.float32) for name, made in graph.maps.items()}
@@ -80,16 +86,21 @@ class TileExecutor:
         """Every map's response to an empty grid, from a run with all tiles active."""
         first = self.plan.maps[INPUT_NAME]
         grid_tiles = ActiveTiles.all(TileSpec.covering((first.rows, first.cols), GRID_TILE))
-        self.run(np.zeros(first.shape[1:], np.float32), grid_tiles)
+        self.run_maps(np.zeros(first.shape[1:], np.float32), grid_tiles)
         self._base = {name: self._maps[name].copy() for name in self._tile_cells}
         self._touched = {}
 
     def run(
         self, grid: Float32, tiles: ActiveTiles, exact: bool = False, step_ms: dict[str, float] | None = None
     ) -> tuple[Float32, Float32]:
-        """Score (rows, cols) and regression (rows, cols, 8) maps, float32, at the output stride.
+        """Score (rows, cols) and regression (rows, cols, 8) maps, float32, of a detector; see `run_maps`."""
+        score, regression = self.run_maps(grid, tiles, exact, step_ms)
+        return score[:, :, 0], regression
 
-        Both are views of buffers that the next run overwrites.
+    def run_maps(
+        self, grid: Float32, tiles: ActiveTiles, exact: bool = False, step_ms: dict[str, float] | None = None
+    ) -> tuple[Float32, ...]:
+        """The output maps, (rows, cols, channels) float32 each: views of buffers that the next run overwrites.
 
         Args:
             grid: (rows, cols, channels) float32 BEV grid.
@@ -121,7 +132,7 @@ class TileExecutor:
                     step_ms[step_name(step)] = 1e3 * (perf_counter() - start)
         finally:
             numba.set_num_threads(before)
-        return self._maps[SCORE_NAME][0, :, :, 0], self._maps[REGRESSION_NAME][0]
+        return tuple(self._maps[name][0] for name in self._outputs)
 
     def _lists(self, tiles: ActiveTiles) -> dict[str, ActiveTiles]:
         """The tiles of every map; maps of one stride and tile size share a list."""

@@ -5,6 +5,8 @@
     python -m tools.train run --init runs/simulated --simulated runs/frames \\
         --data $KITTI@configs/splits/kitti_train.txt --val $KITTI@configs/splits/kitti_val.txt --out runs/kitti
     python -m tools.train export runs/kitti models/kitti.onnx --val $KITTI@configs/splits/kitti_val.txt
+    python -m tools.train mask --data $KITTI@configs/splits/kitti_train.txt --out runs/mask
+    python -m tools.train export-mask runs/mask models/kitti.onnx
 
 A run can be stopped at any time; the same command goes on from its last checkpoint.
 """
@@ -19,14 +21,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+from rich.progress import track
 
 from detector.cli import FriendlyGroup
 from detector.config import from_mapping, load_config
 from detector.errors import ConfigError
 from detector.labels import CAR
 from detector.machine import machine, revision
+from models import mask_network
 from models.grid import BevSpec
-from models.network import NetworkInfo
+from models.mask_network import CLASSES, SUFFIX, mask_spec
+from models.network import NetworkInfo, load_network
 
 try:
     import torch
@@ -34,7 +39,9 @@ except ImportError:
     sys.exit("error: PyTorch is not installed; expected for training: pip install 'roadblocks[train]'")
 
 from tools.training.dataset import LabelledFrame, TrainingData, load_frames, parse_data
-from tools.training.export import export_onnx
+from tools.training.export import export_detector, export_mask_network
+from tools.training.mask_samples import MaskData, simulated_frames
+from tools.training.mask_trainer import MaskTrainConfig, load_mask, train_mask
 from tools.training.targets import OUTPUT_STRIDE
 from tools.training.trainer import CHECKPOINT, TrainConfig, Trainer, train
 from tools.training.validate import Validation, validate
@@ -58,12 +65,19 @@ def _info(trainer: Trainer, name: str, spec: BevSpec, validation: Validation | N
         training={
             "steps": trainer.step,
             "seed": trainer.config.seed,
-            "revision": revision(),
-            "machine": machine()["cpu"],
-            "date": datetime.now(UTC).date().isoformat(),
+            **_made(),
         },
         ap=validation.ap if validation else {},
     )
+
+
+def _made() -> dict[str, str]:
+    """Where and when weights were written."""
+    return {
+        "revision": revision(),
+        "machine": machine()["cpu"],
+        "date": datetime.now(UTC).date().isoformat(),
+    }
 
 
 @click.group(cls=FriendlyGroup)
@@ -136,7 +150,7 @@ def export(run_folder: Path, onnx_file: Path, val: tuple[str, ...]) -> None:
         raise ConfigError(f"{run_folder}: holds no {CHECKPOINT}; expected a folder of `tools.train run`")
     network = trainer.average.module
     found = validate(network, _info(trainer, onnx_file.stem, spec), _frames(val))
-    export_onnx(network, _info(trainer, onnx_file.stem, spec, found), onnx_file)
+    export_detector(network, _info(trainer, onnx_file.stem, spec, found), onnx_file)
     log.info(
         "%s: BEV AP moderate %.1f, best F1 %.3f at %.2f",
         onnx_file,
@@ -144,6 +158,37 @@ def export(run_folder: Path, onnx_file: Path, val: tuple[str, ...]) -> None:
         found.best_f1,
         found.best_score,
     )
+
+
+@main.command()
+@click.option("--config", default="train/mask", show_default=True, help="Shipped name or YAML file.")
+@click.option("--data", multiple=True, help="KITTI folder to train on besides simulation, FOLDER or FOLDER@SPLIT.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
+@click.option("--steps", type=click.IntRange(1), help="Another number of steps than the configuration's.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads for PyTorch.")
+def mask(config: str, data: tuple[str, ...], out: Path, steps: int | None, threads: int | None) -> None:
+    """Train the road-mask network, on drives that are simulated first."""
+    settings = load_config(config, MaskTrainConfig)
+    if steps:
+        settings = replace(settings, steps=steps)
+    if threads:
+        torch.set_num_threads(threads)
+    spec = BevSpec()
+    simulated = track(simulated_frames(settings.data, settings.seed), "simulate", transient=True)
+    train_mask(settings, MaskData.of(_frames(data), simulated), out, spec)
+
+
+@main.command()
+@click.argument("run_folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("detector", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def export_mask(run_folder: Path, detector: Path) -> None:
+    """Write a mask network beside a detector, NAME.mask.onnx, for the detector's grid."""
+    grid = mask_spec(load_network(detector).info.grid)
+    network, facts = load_mask(run_folder, grid)
+    path = detector.with_name(detector.name.removesuffix(".onnx") + SUFFIX)
+    info = NetworkInfo(path.stem, grid, mask_network.OUTPUT_STRIDE, CLASSES, 0.5, DATA_LICENCE, {**facts, **_made()})
+    export_mask_network(network, info, path)
+    log.info("%s: %d bytes", path, path.stat().st_size)
 
 
 if __name__ == "__main__":

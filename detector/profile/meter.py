@@ -141,7 +141,7 @@ class Meter:
         fraction, gflop = None, None
         executor = pipeline._executor
         if isinstance(executor, TileExecutor):
-            tiles = (pipeline.prepare(file.load())[1] for file in self._files)
+            tiles = (pipeline.prepare(file.load()).tiles for file in self._files)
             fraction = float(np.mean([executor.computed_fraction(active) for active in tiles]))
             gflop = executor.plan.operations / 1e9
         model = {"name": pipeline.network.info.name, "sha256": pipeline.network.sha256}
@@ -167,12 +167,13 @@ class Meter:
             stage_ms: milliseconds to write under it.
         """
         pipeline, frame = self._pipeline, self._files[index].load()
-        detections = pipeline.detect(frame).detections
+        result = pipeline.detect(frame)
         image = render_bev(
             frame,
-            detections,
+            result.detections,
             pipeline.spec,
-            tiles=pipeline.prepare(frame)[1],
+            tiles=result.tiles,
+            mask=result.mask,
             display_score=pipeline.network.info.display_score,
             stage_ms=stage_ms,
         )

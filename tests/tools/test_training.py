@@ -19,7 +19,7 @@ from tools.training.samples import SampleConfig, WindowConfig
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'roadblocks[train]'")
 
-from tools.training.export import export_onnx  # noqa: E402
+from tools.training.export import export_detector  # noqa: E402
 from tools.training.loss import detection_loss  # noqa: E402
 from tools.training.network import REGRESSION_MEAN, REGRESSION_STD, ExportedDetector  # noqa: E402
 from tools.training.trainer import NetworkConfig, TrainConfig, Trainer, build_network, train  # noqa: E402
@@ -65,7 +65,7 @@ def test_scores_learn_how_well_boxes_fit():
 def test_training_with_a_mask_computes_what_the_tile_executor_does(tmp_path):
     network = network_with_statistics()
     info = NetworkInfo("small", SPEC, 4, ("Car",), 0.5, "none")
-    export_onnx(network, info, tmp_path / "small.onnx")
+    export_detector(network, info, tmp_path / "small.onnx")
     rng = np.random.default_rng(0)
     grid = (rng.random(SPEC.shape) < 0.02).astype(np.float32)
     spec = TileSpec.covering(grid.shape[:2], GRID_TILE)
@@ -99,7 +99,7 @@ def network_with_statistics():
 def test_export_equals_pytorch(tmp_path):
     network = network_with_statistics()
     info = NetworkInfo("small", SPEC, 4, ("Car",), 0.5, "none")
-    export_onnx(network, info, tmp_path / "small.onnx")
+    export_detector(network, info, tmp_path / "small.onnx")
     loaded = load_network(tmp_path / "small.onnx")
     assert loaded.info == info
     kinds = {node.op_type for node in onnx.load_from_string(loaded.content).graph.node}

@@ -131,9 +131,10 @@ def test_augmented_cars_keep_their_points():
     rng = np.random.default_rng(2)
     frame = frame_with_a_car(rng)
     for _ in range(10):
-        points, boxes, counted = augment(frame, [], AugmentConfig(beam_dropout=0), rng)
+        points, boxes, counted, motion = augment(frame, [], AugmentConfig(beam_dropout=0), rng)
         assert counted.tolist() == [True]
         assert points_in_box(points, boxes[0], 0.02).sum() >= 60
+        assert np.allclose(motion.origin_of(*boxes[0, :2]), frame.boxes[0, :2], atol=1e-5)
 
 
 def test_real_frames_load_with_their_labels(shared):

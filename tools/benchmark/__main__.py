@@ -14,6 +14,7 @@ COMMANDS = {
     "cost": "cost",
     "docs": "docs",
     "kernels": "kernel_times",
+    "masks": "mask_sources",
     "pipeline": "pipeline",
     "ptx": "ptx",
     "sbnet": "sbnet",

@@ -65,7 +65,7 @@ class Run:
             _, _, found, truth = read_folders(Path(folder), labels, split)
         facts: dict[str, Any] = {"execution": config.execution, "ap": evaluate(found, truth)[CAR]}
         if config.execution == "sparse":
-            tiles = [pipeline.prepare(frame.load())[1] for frame in source.frames]
+            tiles = [pipeline.prepare(frame.load()).tiles for frame in source.frames]
             facts["margin_m"] = config.mask.margin_m
             facts["tile_fraction"] = float(np.mean([len(active) / active.spec.total for active in tiles]))
         return cls(found, truth, facts)

@@ -132,7 +132,7 @@ def _points(points: NDArray[np.float32], sensor: Sensor) -> dict[str, Sample]:
 
 def _grid(frame: Frame, pipeline: Pipeline) -> dict[str, Sample]:
     """Shares of the detector's own grid [%]; it crops the points itself."""
-    grid, tiles = pipeline.prepare(frame)
+    grid, _, tiles = pipeline.prepare(frame)
     occupied = grid[..., :-1].any(axis=2)  # the last channel is intensity, which may be 0
     return {"cells": Sample.of([100 * occupied.mean()]), "tiles": Sample.of([100 * len(tiles) / tiles.spec.total])}
 

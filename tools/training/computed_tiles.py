@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from models.masks import MASK_STRIDE
+from models.mask_network import MASK_STRIDE
 from models.plan import GRID_TILE
 from tools.training.targets import vehicle_cells
 

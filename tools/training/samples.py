@@ -71,7 +71,7 @@ class SampleMaker:
             raise IndexError(index)
         number = self.first + index
         rng = np.random.default_rng((self.seed, number))
-        points, boxes, counted = augment(self._frame(number), self.data.objects, self.config.augment, rng)
+        points, boxes, counted, _ = augment(self._frame(number), self.data.objects, self.config.augment, rng)
         spec, window = self.spec, self.config.window
         row, col = self._place(boxes[counted], rng)
         x_min, y_min = spec.x_min_m + row * spec.cell_m, spec.y_min_m + col * spec.cell_m
