@@ -26,7 +26,7 @@ def list_networks() -> None:
     for path in sorted(network_folder().glob("*.onnx")):
         info = load_network(path).info
         values = info.ap.get("Car", {}).get("bev", {}).get("R40", {})
-        accuracy = " / ".join(f"{values[level]:.1f}" for level in ("easy", "moderate", "hard")) if values else "unknown"
+        accuracy = " / ".join(f"{values[level]:.1f}" for level in ("easy", "moderate", "hard")) if values else "–"
         size = f"{info.grid.rows}×{info.grid.cols}×{info.grid.channels}, {info.grid.cell_m} m"
         table.add_row(info.name, size, ", ".join(info.classes), accuracy, info.licence)
     results.print(table)

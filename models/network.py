@@ -103,7 +103,7 @@ def load_network(name_or_path: str | Path) -> Network:
     if path.suffix != ".onnx":
         path = network_folder() / f"{name_or_path}.onnx"
     if not path.is_file():
-        shipped = ", ".join(sorted(file.stem for file in network_folder().glob("*.onnx"))) or "none"
+        shipped = ", ".join(sorted(file.stem for file in network_folder().glob("*.onnx") if "." not in file.stem))
         raise ModelError(f"{name_or_path}: no such network; expected an .onnx file or one of: {shipped}")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ModelError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_FILE_BYTES}")

@@ -17,6 +17,7 @@ COMMANDS = {
     "masks": "mask_sources",
     "pipeline": "pipeline",
     "ptx": "ptx",
+    "road": "road",
     "sbnet": "sbnet",
     "simulation": "simulation",
     "stream": "stream",

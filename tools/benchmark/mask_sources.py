@@ -15,6 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from detector.boxes import labels_from_detections
+from detector.canvas import active_cells
 from detector.cli import messages
 from detector.config import Config, MaskConfig, load_config
 from detector.errors import ExitCode
@@ -25,8 +26,9 @@ from detector.paired import paired_difference
 from detector.pipeline import Pipeline
 from detector.stages import Stage
 from detector.types import Frame
+from kernels.tiles import ActiveTiles
+from models.grid import BevSpec
 from models.masks import PREFERRED, SOURCES
-from models.plan import GRID_TILE
 from tools.benchmark.mask_plot import draw_tradeoff
 from tools.benchmark.report import emit, origin, warn_if_busy
 from tools.training.dataset import LabelledFrame, load_frames
@@ -76,13 +78,7 @@ class MaskRun:
             mask_ms.append(result.stage_ms[Stage.MASK.value] + result.stage_ms[Stage.REDUCE.value])
             frame_ms.append(sum(result.stage_ms.values()))
             assert result.tiles is not None
-            spec, active = pipeline.spec, np.zeros(result.tiles.spec.count, bool)
-            active[result.tiles.index[:, 1], result.tiles.index[:, 2]] = True
-            cells = np.kron(active, np.ones((GRID_TILE, GRID_TILE), bool))[: spec.rows, : spec.cols]
-            for box in frame.boxes[frame.counted]:
-                own = vehicle_cells(box[None], (spec.x_min_m, spec.y_min_m), spec.cell_m, cells.shape, 0.0)
-                if own.any():
-                    inside.append(cells[own].mean())
+            inside += car_shares(result.tiles, pipeline.spec, frame.boxes[frame.counted])
         return cls(
             pipeline.config.mask,
             found,
@@ -103,6 +99,16 @@ class MaskRun:
             "mask_ms": self.mask_ms,
             "frame_ms": self.frame_ms,
         }
+
+
+def car_shares(tiles: ActiveTiles, spec: BevSpec, boxes: NDArray[np.float32]) -> list[float]:
+    """Of every box (M, 7) that touches the grid, the share of its cells inside active tiles."""
+    cells, shares = active_cells(tiles, spec), []
+    for box in boxes:
+        own = vehicle_cells(box[None], (spec.x_min_m, spec.y_min_m), spec.cell_m, cells.shape, 0.0)
+        if own.any():
+            shares.append(float(cells[own].mean()))
+    return shares
 
 
 def _p95(values: NDArray[np.float64]) -> float:

@@ -44,12 +44,14 @@ class MaskFrame:
         road: (R, C) uint8 of `ROAD`, `NOT_ROAD`, `UNKNOWN`.
         spec: the grid of the raster; heights mean nothing.
         surround: whether the points are a whole sweep.
+        hits: (M,) int64, points on each box; empty where nobody asks.
     """
 
     frame: LabelledFrame
     road: NDArray[np.uint8]
     spec: BevSpec
     surround: bool = False
+    hits: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def simulated_frames(config: MaskDataConfig, seed: int) -> Iterable[MaskFrame]:
@@ -71,7 +73,7 @@ def from_simulation(found: DriveFrame, full: bool) -> MaskFrame:
         found.labels,
         found.frame.calibration,
     )
-    return MaskFrame(frame, found.road.road.astype(np.uint8), found.road.spec, full)
+    return MaskFrame(frame, found.road.road.astype(np.uint8), found.road.spec, full, objects.hits)
 
 
 def from_recording(frame: LabelledFrame) -> MaskFrame:
