@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kernels import (
+    cell_features,
     decode,
     height_above_ground,
     nms,
@@ -21,6 +22,7 @@ from kernels.op import Op
 
 OPS: tuple[Op, ...] = (
     *voxelize.OPS,
+    *cell_features.OPS,
     *height_above_ground.OPS,
     *reduce_mask.OPS,
     *restore_tiles.OPS,

@@ -1,7 +1,7 @@
 """The road-mask network: a small CNN on a coarse grid that says where the road is, and where vehicles are.
 
-It reads the detector's grid at `MASK_STRIDE` times the cell size, so its input is the same op on the same points and a
-sixteenth of the numbers, and answers at twice that. Every tile of it is active: it is small enough.
+It reads `kernels.cell_features` over cells of `MASK_STRIDE` times the detector's, in which a kerb shows that height bins
+of 20 cm hide, and answers at twice their size. Every tile of it is active: it is small enough.
 It plays the part of SBNet's predicted masks (Ren et al., CVPR 2018, section 4.1).
 """
 
@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.cell_features import cell_features
 from kernels.tiles import ActiveTiles, TileSpec
+from kernels.workspace import Workspace
 from models.errors import ModelError
 from models.grid import BevSpec
 from models.network import Network, load_network
@@ -32,6 +34,21 @@ SUFFIX = ".mask.onnx"
 def mask_spec(spec: BevSpec) -> BevSpec:
     """The coarse grid over a detector's grid."""
     return replace(spec, cell_m=spec.cell_m * MASK_STRIDE)
+
+
+def mask_input(points: Float32, spec: BevSpec, workspace: Workspace) -> Float32:
+    """What the network reads, (rows, cols, FEATURES) float32; the next call with this workspace overwrites it.
+
+    Args:
+        points: (N, 4) float32, columns x, y, z [m] and intensity [0, 1].
+        spec: the coarse grid, from `mask_spec`.
+        workspace: where the result lies.
+    """
+    origin = (spec.x_min_m, spec.y_min_m, spec.z_min_m)
+    found: Float32 = cell_features(
+        points, origin, spec.z_max_m - spec.z_min_m, spec.cell_m, spec.shape[:2], workspace=workspace
+    )
+    return found
 
 
 def mask_network_of(network: Network) -> Network | None:
@@ -76,7 +93,7 @@ class MaskNetwork:
         """Probabilities of `CLASSES`, (rows / 2, cols / 2, 2) float32, which the next call overwrites.
 
         Args:
-            grid: (rows, cols, channels) float32 of the coarse grid.
+            grid: (rows, cols, FEATURES) float32, from `mask_input`.
         """
         (mask,) = self._executor.run_maps(grid, self._tiles)
         return mask

@@ -16,7 +16,7 @@ from kernels.voxelize import voxelize
 from kernels.workspace import Workspace
 from models.errors import ModelError
 from models.grid import BevSpec
-from models.mask_network import CLASSES, OUTPUT_STRIDE, MaskNetwork, mask_spec
+from models.mask_network import CLASSES, OUTPUT_STRIDE, MaskNetwork, mask_input, mask_spec
 from models.network import Network
 
 GROUND_REACH_M = 2.0  # how near the ground under an object has to be seen
@@ -89,21 +89,13 @@ class Occupancy:
         self._reach = round(GROUND_REACH_M / self.spec.cell_m)
         self._workspace = Workspace()
 
-    def grid(self, points: Float32) -> Float32:
-        """The coarse grid of a frame."""
-        spec = self.spec
-        origin = (spec.x_min_m, spec.y_min_m, spec.z_min_m)
-        grid: Float32 = voxelize(points, origin, spec.cell_m, spec.z_bin_m, spec.shape, workspace=self._workspace)
-        return grid
-
-    def height_m(self, grid: Float32) -> Float32:
-        """Heights above the ground in a coarse grid."""
-        height: Float32 = height_above_ground(grid, self.spec.z_bin_m, self._reach, self._workspace)
-        return height
-
     def __call__(self, points: Float32, pose: Pose = None) -> Float32:
         """Heights above the ground."""
-        return self.height_m(self.grid(points))
+        spec = self.spec
+        origin = (spec.x_min_m, spec.y_min_m, spec.z_min_m)
+        grid = voxelize(points, origin, spec.cell_m, spec.z_bin_m, spec.shape, workspace=self._workspace)
+        height: Float32 = height_above_ground(grid, spec.z_bin_m, self._reach, self._workspace)
+        return height
 
 
 class Predicted:
@@ -118,18 +110,17 @@ class Predicted:
 
     def __init__(self, spec: BevSpec, network: Network, name: str, occupied: bool) -> None:
         self.ranks = name == "foreground"
-        self._occupancy, self._network = Occupancy(spec), MaskNetwork(network)
+        self._occupancy, self._network, self._workspace = Occupancy(spec), MaskNetwork(network), Workspace()
         self._channel, self._occupied = CLASSES.index(name), occupied
         self._mask = np.zeros(self._occupancy.spec.shape[:2], np.float32)
 
     def __call__(self, points: Float32, pose: Pose = None) -> Float32:
         """Probabilities."""
-        grid = self._occupancy.grid(points)
-        found = self._network(grid)[:, :, self._channel]
+        found = self._network(mask_input(points, self._occupancy.spec, self._workspace))[:, :, self._channel]
         rows, cols = found.shape
         self._mask.reshape(rows, OUTPUT_STRIDE, cols, OUTPUT_STRIDE)[:] = found[:, None, :, None]
         if self._occupied:
-            self._mask[self._occupancy.height_m(grid) < OCCUPIED_ABOVE_M] = 0
+            self._mask[self._occupancy(points) < OCCUPIED_ABOVE_M] = 0
         return self._mask
 
 

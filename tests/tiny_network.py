@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from kernels.cell_features import FEATURES
 from models.grid import BevSpec
 from models.mask_network import CLASSES, MASK_NAME, SUFFIX, mask_spec
 from models.network import INPUT_NAME, METADATA_KEY, REGRESSION_NAME, SCORE_NAME, NetworkInfo
@@ -59,21 +60,21 @@ def write_wide_model(path):
 
 
 def tiny_mask_model(spec=WIDE):
-    """Road wherever a 2 x 2 patch of the coarse grid has a point in height bin 0, vehicles where one is in bin 1."""
+    """Road wherever a 2 x 2 patch of coarse cells holds a point, vehicles where one is higher than a metre."""
     coarse = mask_spec(spec)
-    weight = np.zeros((2, coarse.channels, 2, 2), np.float32)
-    weight[0, 0] = weight[1, 1] = 10
+    weight = np.zeros((2, FEATURES, 2, 2), np.float32)
+    weight[0, -1], weight[1, 3] = 10, 10  # occupied; highest
     nodes = [
         helper.make_node("Conv", [INPUT_NAME, "w", "b"], ["logit"], strides=[2, 2]),
         helper.make_node("Sigmoid", ["logit"], [MASK_NAME]),
     ]
-    shape = [1, coarse.channels, coarse.rows, coarse.cols]
+    shape = [1, FEATURES, coarse.rows, coarse.cols]
     graph = helper.make_graph(
         nodes,
         "tiny mask",
         [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info(MASK_NAME, TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.full(2, -5, np.float32), "b")],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.array([-5, -10], np.float32), "b")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 9

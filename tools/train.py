@@ -184,7 +184,7 @@ def mask(config: str, data: tuple[str, ...], out: Path, steps: int | None, threa
 def export_mask(run_folder: Path, detector: Path) -> None:
     """Write a mask network beside a detector, NAME.mask.onnx, for the detector's grid."""
     grid = mask_spec(load_network(detector).info.grid)
-    network, facts = load_mask(run_folder, grid)
+    network, facts = load_mask(run_folder)
     path = detector.with_name(detector.name.removesuffix(".onnx") + SUFFIX)
     info = NetworkInfo(path.stem, grid, mask_network.OUTPUT_STRIDE, CLASSES, 0.5, DATA_LICENCE, {**facts, **_made()})
     export_mask_network(network, info, path)

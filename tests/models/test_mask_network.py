@@ -36,7 +36,7 @@ def cells(mask):
 
 def test_road_and_vehicles_are_where_the_network_says(model):
     network = mask_network_of(load_network(model))
-    assert cells(mask_source("road", WIDE, network)(POINTS)) == [(0, 0), (1, 2)]
+    assert cells(mask_source("road", WIDE, network)(POINTS)) == [(0, 0), (1, 2), (4, 10)]
     vehicles = mask_source("foreground", WIDE, network)
     assert vehicles.ranks and cells(vehicles(POINTS)) == [(1, 2), (4, 10)]
     assert cells(vehicles(POINTS[:1])) == [], "no trace of the frame before"

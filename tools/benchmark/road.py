@@ -16,8 +16,8 @@ from detector.cli import messages
 from detector.config import Config, load_config
 from detector.pipeline import Pipeline
 from detector.types import Frame
-from models.mask_network import CLASSES, MaskNetwork, mask_network_of, mask_spec
-from models.masks import Occupancy
+from kernels.workspace import Workspace
+from models.mask_network import CLASSES, MaskNetwork, mask_input, mask_network_of, mask_spec
 from tools.benchmark.mask_sources import car_shares
 from tools.benchmark.report import emit, origin
 from tools.simulation.drive import simulate_drive
@@ -70,10 +70,10 @@ def road_iou(frames: Sequence[MaskFrame], config: Config) -> dict[str, float]:
     network = mask_network_of(pipeline.network)
     assert network is not None, "asked for by the command"
     spec, run = mask_spec(pipeline.spec), MaskNetwork(network)
-    coarse = Occupancy(pipeline.spec)
+    workspace = Workspace()
     counts = {"seen": np.zeros(2), "everywhere": np.zeros(2)}
     for frame in frames:
-        grid = coarse.grid(frame.frame.points)
+        grid = mask_input(frame.frame.points, spec, workspace)
         found = run(grid)[:, :, CLASSES.index("road")] > 0.5
         target, _ = mask_targets(frame, frame.frame.boxes, frame.frame.counted, STILL, spec, 0.0)
         road = target[0] > 0.5

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from detector.files import write_whole
+from kernels.cell_features import FEATURES
 from models.mask_network import MASK_NAME
 from models.network import INPUT_NAME, METADATA_KEY, REGRESSION_NAME, SCORE_NAME, NetworkInfo
 from tools.training.mask_network import ExportedMaskNetwork, RoadMaskNetwork
@@ -28,20 +29,20 @@ def export_detector(network: BevDetector, info: NetworkInfo, path: Path) -> None
     and ``regression`` (1, 8, h, w) in the units of `kernels.decode`.
     """
     exported = ExportedDetector(copy.deepcopy(network).cpu().eval())
-    export_onnx(exported, info, [SCORE_NAME, REGRESSION_NAME], path)
+    export_onnx(exported, info, info.grid.channels, [SCORE_NAME, REGRESSION_NAME], path)
 
 
 def export_mask_network(network: RoadMaskNetwork, info: NetworkInfo, path: Path) -> None:
     """Writes the ONNX file of a trained mask network: as `export_detector`, with one output, ``mask`` (1, 2, h, w)."""
-    export_onnx(ExportedMaskNetwork(copy.deepcopy(network).cpu().eval()), info, [MASK_NAME], path)
+    export_onnx(ExportedMaskNetwork(copy.deepcopy(network).cpu().eval()), info, FEATURES, [MASK_NAME], path)
 
 
-def export_onnx(exported: nn.Module, info: NetworkInfo, outputs: list[str], path: Path) -> None:
+def export_onnx(exported: nn.Module, info: NetworkInfo, channels: int, outputs: list[str], path: Path) -> None:
     """Writes a module that reads a grid; batch norm is folded in the module itself."""
     exported.eval()
     fold_batch_norm(exported)
     spec = info.grid
-    grid = torch.zeros(1, spec.channels, spec.rows, spec.cols)
+    grid = torch.zeros(1, channels, spec.rows, spec.cols)
     buffer = io.BytesIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     torch.onnx.export(

@@ -6,22 +6,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kernels.cell_features import FEATURES
 from models.mask_network import CLASSES
 from tools.training.network import ConvBnRelu, Stage, Up
 
 WIDTHS = (16, 32, 48)  # at 1/2, 1/4 and 1/8 of the coarse grid: cells of 0.8, 1.6 and 3.2 m on KITTI's
-UNITS = (0, 1, 2)
+UNITS = (1, 1, 2)
 
 
 class RoadMaskNetwork(nn.Module):
-    """Coarse grid (N, C, H, W), H and W multiples of 8, to logits (N, 2, H/2, W/2) of road and foreground.
+    """Features (N, C, H, W), H and W multiples of 8, to logits (N, 2, H/2, W/2) of road and foreground.
 
     The deepest stage sees some 60 m around each cell: what is road is told by what surrounds it.
     """
 
-    def __init__(self, channels_in: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        sizes = zip((channels_in, *WIDTHS), WIDTHS, UNITS, strict=False)
+        sizes = zip((FEATURES, *WIDTHS), WIDTHS, UNITS, strict=False)
         self.stages = nn.ModuleList(Stage(*size) for size in sizes)
         w2, w4, w8 = WIDTHS
         self.up4, self.fuse4 = Up(w8, w4), ConvBnRelu(w4, w4)

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.labels import CAR
-from kernels.voxelize import voxelize
+from kernels.workspace import Workspace
 from models.grid import BevSpec
-from models.mask_network import OUTPUT_STRIDE, mask_spec
+from models.mask_network import OUTPUT_STRIDE, mask_input, mask_spec
 from tools.simulation.drive import DriveFrame, simulate_drive
 from tools.training.augment import AugmentConfig, Motion, augment
 from tools.training.dataset import MIN_POINTS_TO_LEARN, CutObject, LabelledFrame, cut_objects
@@ -106,7 +106,7 @@ class MaskSampleMaker:
         return self.count
 
     def __getitem__(self, number: int) -> Sample:
-        """Grid (rows, cols, channels); target and weight, (2, rows / 2, cols / 2) float32 both: road, vehicles."""
+        """Grid (rows, cols, FEATURES); target and weight, (2, rows / 2, cols / 2) float32 both: road, vehicles."""
         if number >= self.count:
             raise IndexError(number)
         rng = np.random.default_rng((self.seed, number))
@@ -120,7 +120,7 @@ class MaskSampleMaker:
         if frame.surround:
             config = replace(config, rotation_rad=np.pi)
         points, boxes, counted, motion = augment(frame.frame, self.data.objects, config, rng)
-        grid = voxelize(points, (spec.x_min_m, spec.y_min_m, spec.z_min_m), spec.cell_m, spec.z_bin_m, spec.shape)
+        grid = mask_input(points, spec, Workspace())
         return grid, *mask_targets(frame, boxes, counted, motion, spec, self.config.vehicle_margin_m)
 
 

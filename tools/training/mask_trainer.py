@@ -18,7 +18,6 @@ from detector.errors import ConfigError
 from detector.files import write_json
 from detector.machine import revision
 from models.grid import BevSpec
-from models.mask_network import mask_spec
 from tools.training.mask_network import RoadMaskNetwork
 from tools.training.mask_samples import MaskData, MaskDataConfig, MaskSampleMaker
 
@@ -48,18 +47,18 @@ def mask_loss(logits: Tensor, target: Tensor, weight: Tensor, missed_vehicle: fl
     return ((weight * entropy).sum((0, 2, 3)) / weight.sum((0, 2, 3)).clamp(min=1)).sum()
 
 
-def load_mask(folder: Path, grid: BevSpec) -> tuple[RoadMaskNetwork, dict[str, int]]:
-    """The network of a run, for any grid of the same height bins, and the facts of its training.
+def load_mask(folder: Path) -> tuple[RoadMaskNetwork, dict[str, int]]:
+    """The network of a run, which fits any grid, and the facts of its training.
 
     Raises:
-        ConfigError: if the folder holds no run, or its network reads other channels.
+        ConfigError: if the folder holds no run.
     """
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))["train"]
-        network = RoadMaskNetwork(grid.channels)
+        network = RoadMaskNetwork()
         network.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ConfigError(f"{folder}: {error}; expected a folder of `tools.train mask` for {grid}") from error
+        raise ConfigError(f"{folder}: {error}; expected a folder of `tools.train mask`") from error
     return network, {"steps": values["steps"], "seed": values["seed"]}
 
 
@@ -77,7 +76,7 @@ def train_mask(config: MaskTrainConfig, data: MaskData, folder: Path, spec: BevS
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", {"train": asdict(config), "grid": spec.to_dict(), "revision": revision()})
     torch.manual_seed(config.seed)
-    network = RoadMaskNetwork(mask_spec(spec).channels).to(memory_format=torch.channels_last)
+    network = RoadMaskNetwork().to(memory_format=torch.channels_last)
     average = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.average_decay), use_buffers=True
     )
