@@ -1,7 +1,7 @@
 """The road-mask network: a small CNN on a coarse grid that says where the road is, and where vehicles are.
 
-It reads `kernels.cell_features` over cells of `MASK_STRIDE` times the detector's, in which a kerb shows that height bins
-of 20 cm hide, and answers at twice their size. Every tile of it is active: it is small enough.
+It reads `kernels.cell_features` over cells of `MASK_STRIDE` times the detector's, in which a kerb shows that height
+bins of 20 cm hide, and answers at twice their size. Every tile of it is active: it is small enough.
 It plays the part of SBNet's predicted masks (Ren et al., CVPR 2018, section 4.1).
 """
 

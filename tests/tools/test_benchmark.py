@@ -13,7 +13,7 @@ from detector.errors import MissingExtraError, RoadblocksError
 from kernels.table import OPS
 from kernels.voxelize import voxelize_reference
 from models.masks import LIMITS
-from tools.benchmark import claims, docs, timing
+from tools.benchmark import claims, docs, pages, timing
 from tools.benchmark.__main__ import COMMANDS, main
 from tools.benchmark.claims import GRID, Claim, read_frames
 from tools.benchmark.kernel_times import MAPS_MOVED
@@ -22,7 +22,7 @@ from tools.benchmark.ptx import check_compiler
 from tools.simulation.drive import simulate_drive
 from tools.simulation.layouts import write_object
 
-PAGE = (docs.ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
+PAGE = (pages.ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
 
 
 def invoke(*words):

@@ -11,6 +11,7 @@ from detector.cli import FriendlyGroup
 # Command → module of this package that holds a command of that name; imported when asked for.
 COMMANDS = {
     "accuracy": "accuracy",
+    "budgets": "budgets",
     "cost": "cost",
     "docs": "docs",
     "kernels": "kernel_times",

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -17,31 +15,8 @@ from detector.files import write_whole
 from detector.matching import DIFFICULTIES
 from kernels.op import Exact, Op
 from kernels.table import OPS
-
-ROOT = Path(__file__).resolve().parents[2]
-RECORDS = ROOT / "benchmarks"
-NAMES = {"bev": "BEV, IoU 0.7", "3d": "3D, IoU 0.7", "bev_50": "BEV, IoU 0.5", "3d_50": "3D, IoU 0.5"}
-
-
-def read_record(name: str) -> Any:
-    """What ``benchmarks/NAME.json`` holds."""
-    return json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; columns after the first are aligned right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def measured(record: dict[str, Any], command: str, file: str) -> str:
-    """Where numbers come from, in one line."""
-    machine = record["machine"]
-    return (
-        f"`{command}`, {record['date'][:10]}, revision `{record['revision']}`, {machine['cores']} cores of "
-        f"{machine['cpu']}, Python {machine['python']}, onnxruntime {record['versions']['onnxruntime']} "
-        f"(`benchmarks/{file}.json`)."
-    )
+from tools.benchmark.mask_page import budget_rows, mask_rows, mounting_rows
+from tools.benchmark.pages import NAMES, ROOT, interval, markdown, mask_name, measured, read_record
 
 
 def op_rows() -> str:
@@ -152,66 +127,11 @@ def accuracy_rows() -> str:
     for metric, name in NAMES.items():
         one, other = (run["ap"][metric]["R40"] for run in (dense, default))
         pairs = [f"{one[difficulty]:.1f} / {other[difficulty]:.1f}" for difficulty in DIFFICULTIES]
-        rows.append([name, *pairs, _interval(default["difference"][metric])])
+        rows.append([name, *pairs, interval(default["difference"][metric])])
     table = markdown(["dense / sparse", *DIFFICULTIES, "moderate, sparse minus dense [95 %]"], rows)
-    text = f"Mask {_mask_name(default['mask'])}, {default['tile_fraction']:.1%} of the tiles active."
+    text = f"Mask {mask_name(default['mask'])}, {default['tile_fraction']:.1%} of the tiles active."
     command = "python -m tools.benchmark accuracy $KITTI --split configs/splits/kitti_val.txt"
     return f"{table}\n\n{text}\n\n{measured(record, command, 'accuracy')}"
-
-
-def _mask_name(mask: dict[str, Any]) -> str:
-    return f"`{mask['source']}` above {mask['threshold']:g} with a margin of {mask['margin_m']:g} m"
-
-
-def mask_rows() -> str:
-    """Every source of the mask at its defaults, and cars that the default loses."""
-    record = read_record("masks")
-    rows = [
-        [
-            f"{_mask_name(run)}{' (default)' if run['source'] == record['preferred'] else ''}",
-            f"{run['tile_fraction']['p50']:.1%} / {run['tile_fraction']['p95']:.1%}",
-            f"{run['car_cells_inside']:.1%}",
-            f"{run['cars_wholly_inside']:.1%}",
-            f"{run['mask_ms']:.1f}",
-            f"{run['frame_ms']:.1f}",
-            f"{run['ap']['bev']:.1f}",
-            _interval(run["difference"]),
-            f"{len(run['lost'])} of {run['cars_found_dense']}",
-        ]
-        for run in record["sources"]
-    ]
-    head = ["mask", "tiles p50 / p95", "car cells inside", "cars wholly inside", "mask ms", "frame ms"]
-    table = markdown([*head, "BEV AP", "minus all tiles [95 %]", "cars lost"], rows)
-    default = next(run for run in record["sources"] if run["source"] == record["preferred"])
-    lost = ", ".join(f"`{car}`" for car in default["lost"]) or "none"
-    text = (
-        f"{record['frames']} frames. Cars lost: moderate ones found with all tiles (BEV IoU 0.5, at the score that "
-        f"pictures show) and not with the mask; by the default: {lost} (frame, and place among the cars and vans of "
-        "its label file)."
-    )
-    command = "python -m tools.benchmark masks $KITTI --split configs/splits/kitti_val.txt"
-    return f"{table}\n\n{text}\n\n{measured(record, command, 'masks')}"
-
-
-def mounting_rows() -> str:
-    """Road IoU on simulated drives, and cars inside the default mask with the sensor mounted otherwise."""
-    record = read_record("road")
-    rows = [
-        [name, *(f"{facts[key]:.1%}" for key in ("tile_fraction", "car_cells_inside", "cars_wholly_inside"))]
-        for name, facts in record["conditions"].items()
-    ]
-    iou, cars = record["road_iou"], next(iter(record["conditions"].values()))["cars"]
-    text = (
-        f"On {record['frames']} simulated frames of worlds that training never saw, road IoU at cells of 0.8 m is "
-        f"**{iou['seen']:.3f}** where the sensor sees the ground (a point in the cell or next to it) and "
-        f"{iou['everywhere']:.3f} over the whole grid. On as many whole sweeps, with {cars} cars of 10 points and more:"
-    )
-    table = markdown(["condition", "active tiles", "car cells inside", "cars wholly inside"], rows)
-    return f"{text}\n\n{table}\n\n{measured(record, 'python -m tools.benchmark road', 'road')}"
-
-
-def _interval(difference: dict[str, float]) -> str:
-    return f"{difference['points']:+.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}]"
 
 
 def claim_rows() -> str:
@@ -237,6 +157,7 @@ SECTIONS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
     (ROOT / "docs" / "kernels.md", "claims", claim_rows),
     (ROOT / "docs" / "masks.md", "sources", mask_rows),
     (ROOT / "docs" / "masks.md", "mountings", mounting_rows),
+    (ROOT / "docs" / "masks.md", "budgets", budget_rows),
     (ROOT / "README.md", "headline", headline),
     (ROOT / "README.md", "stream", stream_rows),
     (ROOT / "README.md", "simulator", simulator_rows),

@@ -24,7 +24,7 @@ from detector.pipeline import Pipeline
 from detector.sources import FrameFile
 from models.network import load_network
 from tools.benchmark.accuracy import labelled_source
-from tools.benchmark.docs import NAMES
+from tools.benchmark.pages import NAMES
 from tools.benchmark.report import emit, origin
 from tools.benchmark.simulation_distance import DRAWS, Sample, draw_half, real_floor, widest_gap
 from tools.benchmark.simulation_page import GROUPS, differing, picture_file, show_distance, show_value, write_page
