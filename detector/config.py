@@ -25,6 +25,8 @@ EXECUTIONS = ("sparse", "dense")
 MAX_FILE_BYTES = 100_000
 
 MAX_BUDGET_MS = 1e6
+MAX_HEIGHT_M = 100.0
+MAX_INTENSITY_SCALE = 1e6
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class SensorConfig:
     """How the points reach the pipeline."""
 
     crop_to_camera: bool = True  # keep only what the camera sees, where there is a calibration
+    height_m: float | None = None  # of the points' origin above the ground; None: as the network was trained
+    intensity_scale: float = 1.0  # factor that makes intensities span 0..1
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,15 @@ class Config:
             raise ConfigError(f"score is {self.score}, expected 0 to 1")
         if self.execution not in EXECUTIONS:
             raise ConfigError(f"execution is '{self.execution}', expected one of: {', '.join(EXECUTIONS)}")
+        if self.sensor.height_m is not None and not abs(self.sensor.height_m) <= MAX_HEIGHT_M:
+            raise ConfigError(
+                f"sensor.height_m is {self.sensor.height_m}, expected at most {MAX_HEIGHT_M:g} up or down"
+            )
+        if not 0 < self.sensor.intensity_scale <= MAX_INTENSITY_SCALE:
+            raise ConfigError(
+                f"sensor.intensity_scale is {self.sensor.intensity_scale}, "
+                f"expected more than 0 and at most {MAX_INTENSITY_SCALE:g}"
+            )
         if self.mask.margin_m is not None and not 0 <= self.mask.margin_m <= 100:
             raise ConfigError(f"mask.margin_m is {self.mask.margin_m}, expected 0 to 100")
         if self.budget.tiles is not None and self.budget.tiles < 1:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from detector.arrivals import SourceClock, open_arrivals
 from detector.budget import Budget, CostModel, first_tiles, tile_range_m
 from detector.computation import TileChoice, resolve_mask
-from detector.config import Config, load_config
+from detector.config import Config, SensorConfig, load_config
 from detector.errors import RoadblocksError
+from detector.mounting import Mounting
 from detector.sources import FrameFile
 from detector.stages import Stage, StageClock
 from detector.stream import OnBadFrame, stream_frames
@@ -84,6 +85,7 @@ class Pipeline:
         config = replace(config, mask=resolve_mask(config.mask, self._mask_network is not None))
         self.config = config
         self.spec = self.network.info.grid
+        self._mounting = Mounting.of(config.sensor, self.network.info)
         self._executor = _executor(self.network, config, threads)
         self.device = self._executor.device
         self._buffers = self.new_buffers()
@@ -103,6 +105,7 @@ class Pipeline:
         execution: str | None = None,
         score: float | None = None,
         budget_ms: float | None = None,
+        sensor: SensorConfig | None = None,
         threads: int | None = None,
     ) -> Pipeline:
         """The pipeline of a shipped configuration, a YAML file or a `Config`; the keywords override it.
@@ -114,13 +117,14 @@ class Pipeline:
             execution: "sparse": active tiles only; "dense": the whole grid through onnxruntime.
             score: least score of a box, 0..1.
             budget_ms: time that a frame may take, load to nms [ms]; see `detector.budget`.
+            sensor: how the points reach the pipeline: height of the sensor, scale of intensities.
             threads: CPU threads, None for all cores.
 
         Raises:
             RoadblocksError: as the constructor, or if the configuration cannot be read.
         """
         values = config if isinstance(config, Config) else load_config(config)
-        changes: dict[str, Any] = {"device": device, "execution": execution, "score": score}
+        changes: dict[str, Any] = {"device": device, "execution": execution, "score": score, "sensor": sensor}
         values = replace(values, **{key: value for key, value in changes.items() if value is not None})
         if mask is not None:
             values = replace(values, mask=replace(values.mask, source=mask))
@@ -219,7 +223,7 @@ class Pipeline:
         with clock(Stage.NMS):
             keep = nms(boxes, scores, config.nms.iou, config.nms.max_boxes, workspace=workspace)
             label = self.network.info.classes[0]
-            return Detections(boxes[keep], scores[keep], (label,) * len(keep))
+            return Detections(self._mounting.from_network(boxes[keep]), scores[keep], (label,) * len(keep))
 
     def _measure_cost(self, grid: NDArray[np.float32]) -> CostModel:
         """What frames with all tiles active take and frames without, in turns: the fastest of a few each."""
@@ -302,10 +306,12 @@ class Pipeline:
         nms(np.ones((2, 7), np.float32), np.ones(2, np.float32), 0.5, 2)
 
     def _in_view(self, frame: Frame) -> NDArray[np.float32]:
-        if frame.calibration is None or not self.config.sensor.crop_to_camera:
-            return frame.points
-        inside = frame.calibration.in_view(frame.points)
-        return frame.points if inside.all() else frame.points[inside]
+        """The points that count, as the network's LiDAR would give them."""
+        points = frame.points
+        if frame.calibration is not None and self.config.sensor.crop_to_camera:
+            inside = frame.calibration.in_view(points)
+            points = points if inside.all() else points[inside]
+        return self._mounting.to_network(points)
 
 
 def _executor(network: Network, config: Config, threads: int | None) -> DenseExecutor | TileExecutor:

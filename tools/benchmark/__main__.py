@@ -16,6 +16,7 @@ COMMANDS = {
     "docs": "docs",
     "kernels": "kernel_times",
     "masks": "mask_sources",
+    "mounting": "mounting",
     "pipeline": "pipeline",
     "ptx": "ptx",
     "road": "road",
