@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from detector.config import SensorConfig
     from detector.sources import Source
 
-MASKS = "auto, all, occupancy, road, foreground, road+occupancy or foreground+occupancy"
+MASKS = "auto, all, occupancy, road, foreground, road+occupancy, foreground+occupancy or map:FILE"
 
 # Messages and progress go to stderr, results to stdout: pipes stay clean.
 messages = Console(stderr=True, highlight=False)

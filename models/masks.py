@@ -6,6 +6,7 @@ A source gives a value per mask cell; tiles run where it is above the threshold,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from kernels.voxelize import voxelize
 from kernels.workspace import Workspace
 from models.errors import ModelError
 from models.grid import BevSpec
+from models.map_mask import MapCells
 from models.mask_network import CLASSES, OUTPUT_STRIDE, MaskNetwork, mask_input, mask_spec
 from models.network import Network
 
@@ -33,6 +35,7 @@ class Limits:
     margin_m: float
 
 
+MAP = "map:FILE"
 # Measured by `python -m tools.benchmark masks`; see docs/masks.md.
 LIMITS = {
     "all": Limits(0.0, 0.0),
@@ -41,6 +44,7 @@ LIMITS = {
     "road+occupancy": Limits(0.5, 1.2),
     "foreground": Limits(0.1, 0.8),
     "foreground+occupancy": Limits(0.1, 0.8),
+    MAP: Limits(0.5, 1.2),
 }
 SOURCES = tuple(LIMITS)
 PREFERRED = "foreground"  # where a model ships a mask network
@@ -48,8 +52,8 @@ OCCUPIED_ABOVE_M = 0.1  # what "+occupancy" asks for: more than the ground itsel
 
 
 def kind_of(source: str) -> str:
-    """The key of a source in `LIMITS`."""
-    return source.partition(":")[0]
+    """The key of a source in `LIMITS`: all maps have one."""
+    return MAP if source.startswith("map:") else source
 
 
 class MaskSource(Protocol):
@@ -128,18 +132,21 @@ def mask_source(name: str, spec: BevSpec, network: Network | None) -> MaskSource
     """The source of a name.
 
     Args:
-        name: one of `SOURCES`.
+        name: one of `SOURCES`, FILE being a path.
         spec: the detector's grid.
         network: the mask network's file, where there is one.
 
     Raises:
         ModelError: if it needs a mask network and there is none.
+        MapError: if the map cannot be used.
     """
     base, _, joined = name.partition("+")
     if name == "all":
         return AllCells(spec)
     if name == "occupancy":
         return Occupancy(spec)
+    if base.startswith("map:"):
+        return MapCells(spec, Path(name.removeprefix("map:")))
     if network is None:
         raise ModelError(f"mask {name}: the model has no mask network beside it; expected mask occupancy or all")
     return Predicted(spec, network, base, bool(joined))

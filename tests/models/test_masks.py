@@ -1,7 +1,10 @@
 """Mask sources on points known by heart."""
 
+import json
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from models.errors import ModelError
 from models.grid import BevSpec
@@ -44,4 +47,13 @@ def test_predicted_masks_ask_for_a_network(name):
 
 
 def test_every_source_has_limits():
-    assert {kind_of(name) for name in SOURCES} == set(LIMITS)
+    assert {kind_of(name) for name in SOURCES} == set(LIMITS) and kind_of("map:a:b.png") in LIMITS
+    assert not {kind_of(wrong) for wrong in ("map", "road:x", "street")} & set(LIMITS)
+
+
+def test_a_map_is_a_source(tmp_path):
+    Image.fromarray(np.eye(40, dtype=np.uint8)).save(tmp_path / "road.png")
+    place = {"frame": "ego", "x_min_m": 0, "y_min_m": -8, "cell_m": 0.4}
+    (tmp_path / "road.png.json").write_text(json.dumps(place))
+    mask = mask_source(f"map:{tmp_path / 'road.png'}", SPEC, None)(NOTHING)
+    assert mask.shape == (40, 40) and mask.diagonal().all() and not mask[5, 20]

@@ -14,9 +14,6 @@ from tests.training_frames import frame_with_a_car
 from tools.simulation.drive import simulate_drive
 from tools.training.augment import AugmentConfig, Motion
 from tools.training.mask_samples import (
-    NOT_ROAD,
-    ROAD,
-    UNKNOWN,
     MaskData,
     MaskDataConfig,
     MaskFrame,
@@ -24,6 +21,7 @@ from tools.training.mask_samples import (
     from_simulation,
     mask_targets,
 )
+from tools.training.road_labels import NOT_ROAD, ROAD, UNKNOWN
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'roadblocks[train]'")
 

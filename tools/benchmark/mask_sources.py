@@ -28,7 +28,7 @@ from detector.stages import Stage
 from detector.types import Frame
 from kernels.tiles import ActiveTiles
 from models.grid import BevSpec
-from models.masks import PREFERRED, SOURCES
+from models.masks import MAP, PREFERRED, SOURCES
 from tools.benchmark.mask_plot import draw_tradeoff
 from tools.benchmark.report import emit, origin, warn_if_busy
 from tools.training.dataset import LabelledFrame, load_frames
@@ -209,7 +209,7 @@ def masks(
     """
     warn_if_busy()
     config, frames = load_config(name), load_frames(source, split)
-    chosen = sources or SOURCES
+    chosen = sources or [each for each in SOURCES if each != MAP]
     comparison = Comparison(MaskRun.of(replace(config, mask=MaskConfig("all")), frames), frames)
     plain = [MaskConfig(each) for each in chosen]
     runs = []

@@ -15,9 +15,9 @@ from models.mask_network import OUTPUT_STRIDE, mask_input, mask_spec
 from tools.simulation.drive import DriveFrame, simulate_drive
 from tools.training.augment import AugmentConfig, Motion, augment
 from tools.training.dataset import MIN_POINTS_TO_LEARN, CutObject, LabelledFrame, cut_objects
+from tools.training.road_labels import ROAD, UNKNOWN, road_labels
 from tools.training.targets import vehicle_cells
 
-ROAD, NOT_ROAD, UNKNOWN = 1, 0, 255  # of a raster
 ROAD_SPEC = BevSpec(cell_m=0.4)  # of rasters of recorded frames
 FINE = 4  # places per side of an output cell at which the raster is asked
 
@@ -28,8 +28,8 @@ Sample = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 class MaskDataConfig:
     """What the mask network learns from."""
 
-    front_frames: int = 900  # simulated, as the camera sees them
-    surround_frames: int = 300  # simulated, whole sweeps: they may be turned all the way
+    front_frames: int = 800  # simulated, as the camera sees them
+    surround_frames: int = 260  # simulated, whole sweeps: they may be turned all the way
     real_share: float = 0.4  # of the samples, where there are real frames
     augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(pasted_cars=6, height_m=0.4))
     vehicle_margin_m: float = 0.4  # around a box: cells that it touches
@@ -77,8 +77,8 @@ def from_simulation(found: DriveFrame, full: bool) -> MaskFrame:
 
 
 def from_recording(frame: LabelledFrame) -> MaskFrame:
-    """A recorded frame: what its ground is, nobody has labelled."""
-    return MaskFrame(frame, np.full(ROAD_SPEC.shape[:2], UNKNOWN, np.uint8), ROAD_SPEC)
+    """A recorded frame: the road is what its points say."""
+    return MaskFrame(frame, road_labels(frame.points, ROAD_SPEC.cell_m), ROAD_SPEC)
 
 
 @dataclass(frozen=True)
