@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.calibration import _matrix, _read_matrices
+from detector.calibration import matrix, read_matrices
 from detector.errors import FrameError, LabelError
 
 Float64 = NDArray[np.float64]
@@ -96,10 +96,10 @@ class OxtsPoses:
     def __init__(self, drive: Path, origin: Origin | None = None) -> None:
         self._folder = drive / "oxts" / "data"
         calibration = drive.parent / IMU_FILE
-        values = _read_matrices(calibration)
+        values = read_matrices(calibration)
         lidar_from_imu = np.eye(4)
-        lidar_from_imu[:3, :3] = _matrix(calibration, values, ("R",), (3, 3))
-        lidar_from_imu[:3, 3] = _matrix(calibration, values, ("T",), (3,))
+        lidar_from_imu[:3, :3] = matrix(calibration, values, ("R",), (3, 3))
+        lidar_from_imu[:3, 3] = matrix(calibration, values, ("T",), (3,))
         self._imu_from_lidar = np.linalg.inv(lidar_from_imu)
         if origin is None:
             first = min(self._folder.glob("*.txt"), default=self._folder / "0000000000.txt")

@@ -27,8 +27,8 @@ from tools.benchmark.__main__ import main
 from tools.benchmark.simulation import read_detector, read_drives, sample_command
 from tools.benchmark.simulation_distance import HIGH, Sample, draw_half, real_floor, widest_gap
 from tools.benchmark.simulation_page import GROUPS, differing, picture_file, write_page
-from tools.benchmark.simulation_quantities import QUANTITIES, SIDES, measure_frame, rings, visible_side
-from tools.simulation.sensor import load_sensor
+from tools.benchmark.simulation_quantities import QUANTITIES, SIDES, measure_frame, visible_side
+from tools.simulation.sensor import load_sensor, rings
 
 # A camera in the LiDAR's place, so that directions are those of the LiDAR.
 CALIBRATION = Calibration(

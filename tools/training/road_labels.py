@@ -31,6 +31,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +41,8 @@ from scipy.sparse.csgraph import connected_components
 
 from models.errors import ModelError
 from models.grid import BevSpec
-from tools.benchmark.simulation_quantities import rings
 from tools.simulation.drive import DEFAULT_SENSOR
-from tools.simulation.sensor import Sensor, load_sensor
+from tools.simulation.sensor import Sensor, load_sensor, rings
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
@@ -106,7 +106,7 @@ class _Nodes:
         smooth = self.rough_m < np.interp(self.range_m, *SMOOTH_M)
         return smooth & (self.step_m < STEP_M) & (self.spread_m < SPREAD_M) & (self.range_m < FAR_M)
 
-    def image(self, values: NDArray[np.generic], nothing: float) -> NDArray[np.generic]:
+    def image(self, values: NDArray[Any], nothing: float) -> NDArray[Any]:
         """(rings, COLS) range image of (M,) values."""
         found = np.full((self.ring[-1] + 1, COLS), nothing, values.dtype)
         found[self.ring, self.col] = values
@@ -161,9 +161,10 @@ def _nodes(points: Float64, sensor: Sensor) -> _Nodes:
     col = np.minimum(((azimuth + np.pi) / (2 * np.pi) * COLS).astype(np.int64), COLS - 1)
     first = np.flatnonzero(np.diff(ring * COLS + col, prepend=-1))
     count = np.diff(first, append=len(ring))
-    mean = (np.add.reduceat(values, first) / count for values in (x, y, z, range_m, rough))
     spread = np.maximum.reduceat(z, first) - np.minimum.reduceat(z, first)
-    return _Nodes(ring[first], col[first], *mean, step_m=np.maximum.reduceat(step, first), spread_m=spread)
+    x, y, z, range_m, rough = np.add.reduceat([x, y, z, range_m, rough], first, axis=1) / count
+    step = np.maximum.reduceat(step, first)
+    return _Nodes(ring[first], col[first], x, y, z, range_m, rough, step, spread)
 
 
 def _along_beams(z: Float64, ring: Int64, range_m: Float64, spacing_rad: float) -> tuple[Float64, Float64]:
@@ -313,8 +314,8 @@ def _label(kinds: Uint8, points: Float64, above: Float64, trusted_m: float, spec
 
 def _middles(spec: BevSpec) -> tuple[Float64, Float64]:
     """Middles of cells: x (rows, 1) and y (cols,) [m]."""
-    x = spec.x_min_m + (np.arange(spec.rows)[:, None] + 0.5) * spec.cell_m
-    return x, spec.y_min_m + (np.arange(spec.cols) + 0.5) * spec.cell_m
+    row, col = np.arange(spec.rows, dtype=np.float64), np.arange(spec.cols, dtype=np.float64)
+    return spec.x_min_m + (row[:, None] + 0.5) * spec.cell_m, spec.y_min_m + (col + 0.5) * spec.cell_m
 
 
 def _within(mask: Bool, distance_m: float, spec: BevSpec) -> Bool:
