@@ -13,6 +13,7 @@ from models.grid import BevSpec
 
 RECENT = 64  # frames that say how slow the machine is at present
 TELLING = 0.25  # share of the time from which a frame says something about frames that fill it
+FAR_COUNTS_LESS = 0.5  # what a tile at the far end of the grid matters less than one at the sensor, as a share
 IGNORED = 1  # the slowest of them: a hiccup is no reason to leave out tiles of the next 64 frames
 
 
@@ -44,17 +45,12 @@ class CostModel:
 class Budget:
     """Keeps the active tiles of a frame within a number, or within a time that is learned from frame to frame.
 
-    Nearest tiles first: what is near matters first, and has the most points.
-
     Args:
         config: the limits.
-        grid: of the tiles.
-        tiles: geometry of the tiles on the grid.
     """
 
-    def __init__(self, config: BudgetConfig, grid: BevSpec, tiles: TileSpec) -> None:
+    def __init__(self, config: BudgetConfig) -> None:
         self._config = config
-        self._range_m = tile_range_m(grid, tiles)
         self._cost: CostModel | None = None
 
     @property
@@ -71,19 +67,14 @@ class Budget:
         """What tiles cost on this machine, to begin with."""
         self._cost = cost
 
-    def keep(self, tiles: ActiveTiles, spent_ms: float) -> ActiveTiles:
-        """Those of a frame's active tiles that it may run on, in their order.
-
-        Args:
-            tiles: of one frame.
-            spent_ms: what the frame has taken already.
-        """
-        limits = [len(tiles)]
+    def tiles_within(self, active: int, spent_ms: float) -> int:
+        """How many of a frame's active tiles it may run on, if it has taken so long already."""
+        limits = [active]
         if self._config.tiles is not None:
             limits.append(self._config.tiles)
         if self._config.ms is not None and self._cost is not None:
             limits.append(self._cost.tiles_within(self._config.ms - spent_ms))
-        return nearest_tiles(tiles, self._range_m, min(limits))
+        return min(limits)
 
     def learn(self, tiles: int, ms: float, left_out: int = 0) -> None:
         """A frame ran on so many tiles; network and all that follows it took so long.
@@ -94,18 +85,25 @@ class Budget:
             self._cost.add(tiles, ms)
 
 
-def nearest_tiles(tiles: ActiveTiles, range_m: NDArray[np.float64], count: int) -> ActiveTiles:
-    """The ``count`` tiles of one frame that are nearest, in their order.
+def first_tiles(
+    tiles: ActiveTiles, likely: NDArray[np.float32] | None, range_m: NDArray[np.float64], count: int
+) -> ActiveTiles:
+    """The ``count`` tiles of one frame that matter most, in their order: the likely and the near ones.
+
+    What is near matters first, and has the most points.
 
     Args:
         tiles: of one frame.
+        likely: (tiles,) float32, how likely each holds a vehicle; None for all alike.
         range_m: (tile rows, tile columns) float64, see `tile_range_m`.
         count: how many; all if there are no more.
     """
     if count >= len(tiles):
         return tiles
-    nearest = np.argsort(range_m[tiles.index[:, 1], tiles.index[:, 2]], kind="stable")[:count]
-    return ActiveTiles(tiles.index[np.sort(nearest)], tiles.spec)
+    far = range_m[tiles.index[:, 1], tiles.index[:, 2]] / range_m.max()
+    matters = (1.0 if likely is None else likely) * (1 - FAR_COUNTS_LESS * far)
+    first = np.argsort(-matters, kind="stable")[:count]
+    return ActiveTiles(tiles.index[np.sort(first)], tiles.spec)
 
 
 def tile_range_m(grid: BevSpec, tiles: TileSpec) -> NDArray[np.float64]:

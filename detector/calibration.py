@@ -93,10 +93,10 @@ def read_object_calibration(path: Path, image_size: tuple[int, int] = DEFAULT_IM
     Raises:
         LabelError: if the file is missing, lacks a matrix, or holds something else than numbers.
     """
-    values = _read_matrices(path)
-    rectification = _matrix(path, values, ("R0_rect", "R_rect"), (3, 3))
-    velo_to_cam = _matrix(path, values, ("Tr_velo_to_cam", "Tr_velo_cam"), (3, 4))
-    projection = _matrix(path, values, ("P2",), (3, 4))
+    values = read_matrices(path)
+    rectification = matrix(path, values, ("R0_rect", "R_rect"), (3, 3))
+    velo_to_cam = matrix(path, values, ("Tr_velo_to_cam", "Tr_velo_cam"), (3, 4))
+    projection = matrix(path, values, ("P2",), (3, 4))
     return _rectified(path, rectification, velo_to_cam, projection, image_size)
 
 
@@ -107,14 +107,14 @@ def read_raw_calibration(date_folder: Path) -> Calibration:
         LabelError: if a file is missing, lacks a matrix, or holds something else than numbers.
     """
     velo_path, camera_path = date_folder / "calib_velo_to_cam.txt", date_folder / "calib_cam_to_cam.txt"
-    velo, camera = _read_matrices(velo_path), _read_matrices(camera_path)
-    rotation = _matrix(velo_path, velo, ("R",), (3, 3))
-    translation = _matrix(velo_path, velo, ("T",), (3, 1))
-    rectification = _matrix(camera_path, camera, ("R_rect_00",), (3, 3))
-    projection = _matrix(camera_path, camera, ("P_rect_02",), (3, 4))
+    velo, camera = read_matrices(velo_path), read_matrices(camera_path)
+    rotation = matrix(velo_path, velo, ("R",), (3, 3))
+    translation = matrix(velo_path, velo, ("T",), (3, 1))
+    rectification = matrix(camera_path, camera, ("R_rect_00",), (3, 3))
+    projection = matrix(camera_path, camera, ("P_rect_02",), (3, 4))
     size = DEFAULT_IMAGE_SIZE
     if "S_rect_02" in camera:
-        width, height = _matrix(camera_path, camera, ("S_rect_02",), (2,))
+        width, height = matrix(camera_path, camera, ("S_rect_02",), (2,))
         size = (int(width), int(height))
     return _rectified(velo_path, rectification, np.hstack([rotation, translation]), projection, size)
 
@@ -164,7 +164,7 @@ def _rectified(
         raise LabelError(f"{path}: {error}") from error
 
 
-def _read_matrices(path: Path) -> dict[str, NDArray[np.float64]]:
+def read_matrices(path: Path) -> dict[str, NDArray[np.float64]]:
     """Every ``key: numbers`` line of a KITTI calibration file; lines of other content (dates) are passed over."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -180,9 +180,14 @@ def _read_matrices(path: Path) -> dict[str, NDArray[np.float64]]:
     return values
 
 
-def _matrix(
+def matrix(
     path: Path, values: dict[str, NDArray[np.float64]], keys: tuple[str, ...], shape: tuple[int, ...]
 ) -> NDArray[np.float64]:
+    """The first of these keys that a file has, from `read_matrices`, in its shape.
+
+    Raises:
+        LabelError: if it has none of them, or not as many finite numbers.
+    """
     for key in keys:
         if key in values:
             if values[key].size != np.prod(shape) or not np.isfinite(values[key]).all():

@@ -32,6 +32,7 @@ MAX_DASHES = 400
 
 BACKGROUND: Colour = (12, 14, 20)
 ACTIVE: Colour = (17, 25, 40)
+MASKED: Colour = (26, 54, 112)
 ACTIVE_BORDER: Colour = (42, 78, 142)
 GUIDE: Colour = (44, 50, 62)
 VIEW_EDGE: Colour = (70, 80, 98)
@@ -121,15 +122,26 @@ def active_cells(tiles: ActiveTiles, spec: BevSpec) -> NDArray[np.bool_]:
     return cells
 
 
-def draw_scene(frame: Frame, canvas: Canvas, tiles: ActiveTiles | None) -> Image.Image:
-    """Everything below the boxes, supersampled: active tiles, rings, the camera's view and the points."""
+def draw_scene(
+    frame: Frame, canvas: Canvas, tiles: ActiveTiles | None, mask: NDArray[np.bool_] | None = None
+) -> Image.Image:
+    """Everything below the boxes, supersampled: active tiles, rings, the camera's view and the points.
+
+    Args:
+        frame: its points are drawn.
+        canvas: where.
+        tiles: active tiles; None for all.
+        mask: (R, C) bool over the whole grid, drawn where tiles are.
+    """
     large = canvas.supersampled
-    active = np.ones(large.size[::-1], bool) if tiles is None else _active_pixels(large, tiles)
+    every = np.ones(large.size[::-1], bool)
+    active = every if tiles is None else _cell_pixels(large, active_cells(tiles, large.spec))
+    masked = ~every if mask is None else _cell_pixels(large, mask)
     pixels = np.empty((*active.shape, 3), np.uint8)
     if active.all():
         pixels[:] = BACKGROUND
     else:
-        _draw_tiles(pixels, active)
+        _draw_tiles(pixels, active, masked & active)
     image = Image.fromarray(pixels)
     _draw_guides(ImageDraw.Draw(image), large, frame.calibration)
     pixels = np.array(image)
@@ -164,16 +176,18 @@ def _dashes(start: Float64, end: Float64) -> Float64:
     return dashes
 
 
-def _active_pixels(large: Canvas, tiles: ActiveTiles) -> NDArray[np.bool_]:
-    """(height, width) bool: the pixels whose cell lies in an active tile."""
-    spec, (width, height) = large.spec, large.size
-    row = spec.rows - 1 - np.arange(height) * spec.rows // height
-    col = spec.cols - 1 - np.arange(width) * spec.cols // width
-    return active_cells(tiles, spec)[row[:, None], col]
+def _cell_pixels(large: Canvas, cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(height, width) bool: the pixels whose cell is set; ``cells`` (R, C) cover the whole grid."""
+    width, height = large.size
+    row = cells.shape[0] - 1 - np.arange(height) * cells.shape[0] // height
+    col = cells.shape[1] - 1 - np.arange(width) * cells.shape[1] // width
+    pixels: NDArray[np.bool_] = cells[row[:, None], col]
+    return pixels
 
 
-def _draw_tiles(pixels: NDArray[np.uint8], active: NDArray[np.bool_]) -> None:
+def _draw_tiles(pixels: NDArray[np.uint8], active: NDArray[np.bool_], masked: NDArray[np.bool_]) -> None:
     pixels[:] = np.where(active[..., None], ACTIVE, BACKGROUND)
+    pixels[masked] = MASKED
     down, right = active[1:] != active[:-1], active[:, 1:] != active[:, :-1]
     for first, last in ((1, None), (0, -1)):  # both sides of a border: two supersampled pixels
         pixels[first:last][down] = ACTIVE_BORDER

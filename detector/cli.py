@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 from rich.console import Console
@@ -26,6 +26,12 @@ from rich.table import Table
 from rich.text import Text
 
 from detector.errors import ExitCode, RoadblocksError
+
+if TYPE_CHECKING:
+    from detector.config import SensorConfig
+    from detector.sources import Source
+
+MASKS = "auto, all, occupancy, road, foreground, road+occupancy, foreground+occupancy or map:FILE"
 
 # Messages and progress go to stderr, results to stdout: pipes stay clean.
 messages = Console(stderr=True, highlight=False)
@@ -64,7 +70,11 @@ class Commands(FriendlyGroup):
 
     PLUGINS = "roadblocks.commands"
     # Command → module of this package that holds a command of that name; imported when asked for.
-    MODULES: ClassVar[dict[str, str]] = {"stream": "detector.stream_command", "view": "detector.view_command"}
+    MODULES: ClassVar[dict[str, str]] = {
+        "doctor": "detector.doctor_command",
+        "stream": "detector.stream_command",
+        "view": "detector.view_command",
+    }
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Names of all commands."""
@@ -111,12 +121,18 @@ class SliceType(click.ParamType):  # type: ignore[type-arg]  # generic only sinc
         return slice(start, stop)
 
 
+auto_sensor_option = click.option(
+    "--auto-sensor", is_flag=True, help="Measure height and intensities on the first frames, and adjust to them."
+)
+
+
 def pipeline_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which frames are run, and how."""
     options = (
+        auto_sensor_option,
         click.option("--config", default="kitti", show_default=True, help="Shipped configuration or a YAML file."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute."),
-        click.option("--mask", help="Source of the computation mask: occupied or all."),
+        click.option("--mask", help=f"Source of the computation mask: {MASKS}."),
         click.option(
             "--execution", type=click.Choice(["sparse", "dense"]), help="Active tiles, or all by onnxruntime."
         ),
@@ -146,6 +162,7 @@ def detect(
     on_error: str,
     resume: bool,
     json_file: str | None,
+    auto_sensor: bool,
     **settings: Any,
 ) -> None:
     """Find vehicles in recorded frames.
@@ -169,8 +186,9 @@ def detect(
         if source.why_no_calibration:
             reason = f"{source.why_no_calibration}; boxes go to detections.jsonl, LiDAR frame"
             messages.print(Text(reason), soft_wrap=True)
+    sensor = measured_sensor(settings["config"], opened) if auto_sensor else None
     with messages.status(start_up_message()):
-        pipeline = Pipeline.from_config(**settings)
+        pipeline = Pipeline.from_config(**settings, sensor=sensor)
         pipeline.warm_up()
     total = sum(len(source.frames) for source in opened)
     with frame_progress() as progress:
@@ -220,6 +238,22 @@ def evaluate(predictions: Path, labels: Path, split: Path | None, against: Path 
         results.print(*tables)
     if json_file:
         emit_json(json_file, values)
+
+
+def measured_sensor(config: str, sources: Sequence[Source]) -> SensorConfig:
+    """The sensor settings that `--auto-sensor` applies; says what they are.
+
+    Args:
+        config: name or file of the configuration.
+        sources: whose first frames are measured.
+    """
+    from detector.auto_sensor import applied_line, auto_sensor, trained_height_m
+    from detector.config import Config, load_config
+
+    values: Config = load_config(config)
+    sensor, estimate = auto_sensor(values, sources)
+    messages.print(Text(applied_line(sensor, estimate, trained_height_m(values))), soft_wrap=True)
+    return sensor
 
 
 def start_up_message() -> str:

@@ -25,6 +25,8 @@ EXECUTIONS = ("sparse", "dense")
 MAX_FILE_BYTES = 100_000
 
 MAX_BUDGET_MS = 1e6
+MAX_HEIGHT_M = 100.0
+MAX_INTENSITY_SCALE = 1e6
 
 
 @dataclass(frozen=True)
@@ -32,19 +34,22 @@ class SensorConfig:
     """How the points reach the pipeline."""
 
     crop_to_camera: bool = True  # keep only what the camera sees, where there is a calibration
+    height_m: float | None = None  # of the points' origin above the ground; None: as the network was trained
+    intensity_scale: float = 1.0  # factor that makes intensities span 0..1
 
 
 @dataclass(frozen=True)
 class MaskConfig:
     """Which part of the grid is computed."""
 
-    source: str = "occupied"  # one of models.masks.MASK_SOURCES
-    margin_m: float = 1.2  # computed around the mask, because the network looks beyond an object; see the README
+    source: str = "auto"  # or one of models.masks.SOURCES; auto: what measured best, of what the model has
+    threshold: float | None = None  # of the source's values; None: its measured default, see models.masks.LIMITS
+    margin_m: float | None = None  # computed around the mask, because the network looks beyond an object; likewise
 
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """How much a frame may cost; the nearest active tiles run, the others are left out. None: no limit."""
+    """How much a frame may cost; the first active tiles run, the others are left out. None: no limit."""
 
     tiles: int | None = None  # active tiles that run at most
     ms: float | None = None  # load to nms, milliseconds; how many tiles that is, is learned on the way
@@ -78,7 +83,16 @@ class Config:
             raise ConfigError(f"score is {self.score}, expected 0 to 1")
         if self.execution not in EXECUTIONS:
             raise ConfigError(f"execution is '{self.execution}', expected one of: {', '.join(EXECUTIONS)}")
-        if not 0 <= self.mask.margin_m <= 100:
+        if self.sensor.height_m is not None and not abs(self.sensor.height_m) <= MAX_HEIGHT_M:
+            raise ConfigError(
+                f"sensor.height_m is {self.sensor.height_m}, expected at most {MAX_HEIGHT_M:g} up or down"
+            )
+        if not 0 < self.sensor.intensity_scale <= MAX_INTENSITY_SCALE:
+            raise ConfigError(
+                f"sensor.intensity_scale is {self.sensor.intensity_scale}, "
+                f"expected more than 0 and at most {MAX_INTENSITY_SCALE:g}"
+            )
+        if self.mask.margin_m is not None and not 0 <= self.mask.margin_m <= 100:
             raise ConfigError(f"mask.margin_m is {self.mask.margin_m}, expected 0 to 100")
         if self.budget.tiles is not None and self.budget.tiles < 1:
             raise ConfigError(f"budget.tiles is {self.budget.tiles}, expected at least 1")

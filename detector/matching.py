@@ -85,6 +85,11 @@ class FramePair:
         state = np.where(_is_car(self._found), COUNTED, ABSENT)
         return np.where(height_px < difficulty.min_height_px, IGNORED, state).astype(np.int8)
 
+    def found_objects(self, metric: Metric, difficulty: Difficulty, score: float) -> NDArray[np.int64]:
+        """Indices into the labels' cars and vans of those that count and that a detection from ``score`` on meets."""
+        met = (self._overlaps[metric.kind] >= metric.min_overlap) & (self._found.scores >= score)
+        return np.flatnonzero(met.any(axis=1) & ~self.truth_ignored(difficulty))
+
     def positive_scores(self, metric: Metric, difficulty: Difficulty) -> Float64:
         """(K,) float64, see `true_positive_scores`."""
         ignored, state = self.truth_ignored(difficulty), self.found_state(difficulty)

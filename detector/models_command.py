@@ -8,6 +8,8 @@ import click
 from rich.table import Table
 
 from detector.cli import FriendlyGroup, results
+from kernels.cell_features import FEATURES
+from models.mask_network import CLASSES
 from models.network import load_network, network_folder
 from models.plan import Plan, make_plan
 from models.steps import DenseStep
@@ -26,8 +28,9 @@ def list_networks() -> None:
     for path in sorted(network_folder().glob("*.onnx")):
         info = load_network(path).info
         values = info.ap.get("Car", {}).get("bev", {}).get("R40", {})
-        accuracy = " / ".join(f"{values[level]:.1f}" for level in ("easy", "moderate", "hard")) if values else "unknown"
-        size = f"{info.grid.rows}×{info.grid.cols}×{info.grid.channels}, {info.grid.cell_m} m"
+        accuracy = " / ".join(f"{values[level]:.1f}" for level in ("easy", "moderate", "hard")) if values else "–"
+        channels = FEATURES if info.classes == CLASSES else info.grid.channels
+        size = f"{info.grid.rows}×{info.grid.cols}×{channels}, {info.grid.cell_m:g} m"
         table.add_row(info.name, size, ", ".join(info.classes), accuracy, info.licence)
     results.print(table)
 

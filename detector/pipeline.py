@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -15,28 +14,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.arrivals import SourceClock, open_arrivals
-from detector.budget import Budget, CostModel
-from detector.buffers import FrameBuffers, FrameDownload, new_buffers
-from detector.config import Config, load_config
-from detector.errors import ConfigError, RoadblocksError
+from detector.box_finder import BoxFinder, CudaBoxFinder, Found
+from detector.budget import Budget, CostModel, first_tiles, tile_range_m
+from detector.buffers import FrameBuffers, Prepared, new_buffers
+from detector.computation import TileChoice, resolve_mask
+from detector.config import Config, SensorConfig, load_config
+from detector.errors import RoadblocksError
+from detector.mounting import Mounting
 from detector.sources import FrameFile
 from detector.stages import Stage, StageClock
 from detector.stream import OnBadFrame, stream_frames
 from detector.types import Detections, Frame, FrameResult
-from kernels.decode import decode
-from kernels.launch import cuda, on_stream, to_host
+from kernels.launch import cuda, on_stream
 from kernels.nms import nms
-from kernels.reduce_mask import reduce_mask
-from kernels.tiles import ActiveTiles, DeviceTiles, TileSpec
+from kernels.tiles import ActiveTiles
 from kernels.voxelize import voxelize
 from models.execute import make_executor
-from models.masks import MASK_SOURCES, MASK_STRIDE, mask_shape
+from models.mask_network import mask_network_of
+from models.masks import mask_source
 from models.network import load_network
-from models.plan import GRID_TILE
 from models.sparse_cuda import CudaTileExecutor
 
-# Half a millimetre of a cell: what a margin may lack before it takes one more.
-_ROUNDING = 1e-6
 COST_RUNS = 4  # of each kind; the first may compile
 
 
@@ -59,21 +57,23 @@ class Pipeline:
         Raises:
             RoadblocksError: if the configuration, the network or the device cannot be used.
         """
-        if config.mask.source not in MASK_SOURCES:
-            raise ConfigError(f"mask.source is '{config.mask.source}', expected one of: {', '.join(MASK_SOURCES)}")
-        self.config = config
         self.network = load_network(config.model)
+        self._mask_network = mask_network_of(self.network)
+        config = replace(config, mask=resolve_mask(config.mask, self._mask_network is not None))
+        self.config = config
         self.spec = self.network.info.grid
+        self._mounting = Mounting.of(config.sensor, self.network.info)
         self._executor = make_executor(self.network, config.execution, config.device, config.precision, threads)
         self.device = self._executor.device
         self._on_device = isinstance(self._executor, CudaTileExecutor)
         self._stream = cuda.stream() if self._on_device else None
         self._buffers = self.new_buffers()
         self._user = threading.RLock()
-        self.tiles = TileSpec.covering((self.spec.rows, self.spec.cols), GRID_TILE)
-        self._mask_tiles = self._tiles_with_margin()
-        self._budget = Budget(config.budget, self.spec, self.tiles)
-        self._download = FrameDownload(self.tiles, config.nms) if self._on_device else None
+        self.choice = TileChoice(self.spec, config.mask)
+        self.tiles = self.choice.spec
+        self._range_m = tile_range_m(self.spec, self.tiles)
+        self._budget = Budget(config.budget)
+        self._box_finder = (CudaBoxFinder if self._on_device else BoxFinder)(config, self.network.info, self.choice)
 
     @classmethod
     def from_config(
@@ -85,6 +85,7 @@ class Pipeline:
         execution: str | None = None,
         score: float | None = None,
         budget_ms: float | None = None,
+        sensor: SensorConfig | None = None,
         threads: int | None = None,
     ) -> Pipeline:
         """The pipeline of a shipped configuration, a YAML file or a `Config`; the keywords override it.
@@ -96,13 +97,14 @@ class Pipeline:
             execution: "sparse": active tiles only; "dense": the whole grid through onnxruntime.
             score: least score of a box, 0..1.
             budget_ms: time that a frame may take, load to nms [ms]; see `detector.budget`.
+            sensor: how the points reach the pipeline: height of the sensor, scale of intensities.
             threads: CPU threads, None for all cores.
 
         Raises:
             RoadblocksError: as the constructor, or if the configuration cannot be read.
         """
         values = config if isinstance(config, Config) else load_config(config)
-        changes: dict[str, Any] = {"device": device, "execution": execution, "score": score}
+        changes: dict[str, Any] = {"device": device, "execution": execution, "score": score, "sensor": sensor}
         values = replace(values, **{key: value for key, value in changes.items() if value is not None})
         if mask is not None:
             values = replace(values, mask=replace(values.mask, source=mask))
@@ -125,12 +127,9 @@ class Pipeline:
             frame = Frame(frame)
         clock = clock or StageClock()
         with self._one_thread():
-            grid, tiles = self.prepare(frame, clock)
-            return self.detect_prepared(frame, grid, tiles, clock)
+            return self.detect_prepared(frame, self.prepare(frame, clock), clock)
 
-    def prepare(
-        self, frame: Frame, clock: StageClock | None = None, buffers: FrameBuffers | None = None
-    ) -> tuple[Any, Any]:
+    def prepare(self, frame: Frame, clock: StageClock | None = None, buffers: FrameBuffers | None = None) -> Prepared:
         """The first half of `detect`, up to the network: the BEV grid and its active tiles.
 
         Runs no kernel on several threads, so that it may overlap the network of another frame. On a GPU it is queued.
@@ -141,8 +140,7 @@ class Pipeline:
             buffers: what the result lies in; None for those of the pipeline, which `detect` uses too.
 
         Returns:
-            (rows, cols, channels) float32 grid, and the active tiles, on a GPU both there: the next frame in these
-            buffers overwrites them.
+            What the next frame in these buffers overwrites.
         """
         spec, clock, buffers = self.spec, clock or StageClock(), buffers or self._buffers
         timed = self._timed(clock)
@@ -152,21 +150,30 @@ class Pipeline:
                 origin = (spec.x_min_m, spec.y_min_m, spec.z_min_m)
                 grid = voxelize(points, origin, spec.cell_m, spec.z_bin_m, spec.shape, workspace=buffers.workspace)
             with timed(Stage.MASK):
-                mask = buffers.mask(points)
+                mask = buffers.mask(points, frame.pose)
             with timed(Stage.REDUCE):
-                tiles = replace(reduce_mask(mask, self._mask_tiles, workspace=buffers.workspace), spec=self.tiles)
-        return grid, tiles
+                tiles = self.choice.active(mask, buffers.workspace)
+        return Prepared(grid, mask, tiles)
+
+    def first_tiles(self, prepared: Prepared, count: int) -> ActiveTiles:
+        """The active tiles of a frame that run where so many may: those that matter most, in their order.
+
+        Args:
+            prepared: the frame, on the host.
+            count: how many tiles may run.
+        """
+        likely = self.choice.values(prepared.mask, prepared.tiles) if self._buffers.mask.ranks else None
+        return first_tiles(prepared.tiles, likely, self._range_m, count)
 
     def active_tiles(self, frame: Frame) -> ActiveTiles:
         """The active tiles of a frame, wherever the pipeline runs."""
-        tiles: ActiveTiles = to_host(self.prepare(frame)[1])
+        tiles: ActiveTiles = self.prepare(frame).on_host().tiles
         return tiles.copy()
 
     def detect_prepared(
         self,
         frame: Frame,
-        grid: Any,
-        tiles: Any,
+        prepared: Prepared,
         clock: StageClock,
         after_network: Callable[[], None] = lambda: None,
     ) -> FrameResult:
@@ -174,82 +181,52 @@ class Pipeline:
 
         Args:
             frame: the frame.
-            grid: (rows, cols, channels) float32, from `prepare`.
-            tiles: its active tiles.
+            prepared: the frame's first half.
             clock: takes the time of the stages.
-            after_network: called when grid and tiles may be overwritten; on a GPU, by what is queued from then on.
+            after_network: called when ``prepared`` may be overwritten; on a GPU, by what is queued from then on.
 
         Raises:
             RoadblocksError: if another thread runs a frame on this pipeline.
         """
         with self._one_thread(), self._queue():
             if self._budget.wants_costs:
-                self._budget.start(self._measure_cost(grid))
+                self._budget.start(self._measure_cost(prepared))
             start_s = time.perf_counter()
-            kept, left_out = self._within_budget(tiles, clock)
             with self._timed(clock)(Stage.BACKBONE):
-                score, regression = self._executor.run(grid, kept)
-            if self._download is None:
-                ran = kept.copy()  # before the next frame may be prepared
-                after_network()
-                detections = self._boxes(score, regression, clock)
-            else:
-                self._queue_boxes(score, regression, kept, clock)
-                after_network()
-                detections, ran = self._download.wait(self.network.info.classes[0])
-                clock.settle()
+                kept, left_out = self._within_budget(prepared, clock)
+                maps = self._executor.run(prepared.grid, kept)
+            finish = self._box_finder.start(maps, prepared.mask, kept, clock)
+            after_network()
+            found = finish()
+            ran = found.tiles
             self._budget.learn(len(ran), 1e3 * (time.perf_counter() - start_s), left_out)
-        return FrameResult(frame, detections, clock.elapsed_ms, len(ran), ran.spec.total, left_out, tiles=ran)
+        counts = (len(ran), ran.spec.total, left_out)
+        return FrameResult(frame, self._detections(found), clock.elapsed_ms, *counts, tiles=ran, mask=found.mask)
 
-    def _within_budget(self, tiles: Any, clock: StageClock) -> tuple[Any, int]:
-        """The active tiles that may run, and how many may not. On a GPU their number stays there without a budget."""
+    def _within_budget(self, prepared: Prepared, clock: StageClock) -> tuple[Any, int]:
+        """The active tiles that may run, and how many may not. Without a budget, nobody waits to know their number."""
         if not self._budget.limited:
-            return tiles, 0
-        listed = tiles.to_host() if self._on_device else tiles
+            return prepared.tiles, 0
+        listed = prepared.on_host()
         clock.settle()
-        kept = self._budget.keep(listed, sum(clock.elapsed_ms.values()))
-        return kept.to_device() if self._on_device else kept, len(listed) - len(kept)
+        active, spent_ms = len(listed.tiles), sum(clock.elapsed_ms.values())
+        kept = self.first_tiles(listed, self._budget.tiles_within(active, spent_ms))
+        return kept.to_device() if self._on_device else kept, active - len(kept)
 
-    def _boxes(self, score: Any, regression: Any, clock: StageClock) -> Detections:
-        """The boxes in the network's maps."""
-        with clock(Stage.DECODE):
-            boxes, scores = self._decode(score, regression)
-        with clock(Stage.NMS):
-            limits = (self.config.nms.iou, self.config.nms.max_boxes)
-            keep = nms(boxes, scores, *limits, workspace=self._buffers.workspace)
-            label = self.network.info.classes[0]
-            return Detections(boxes[keep], scores[keep], (label,) * len(keep))
+    def _detections(self, found: Found) -> Detections:
+        """Boxes where the recording has them."""
+        labels = (self.network.info.classes[0],) * len(found.boxes)
+        return Detections(self._mounting.from_network(found.boxes), found.scores, labels)
 
-    def _queue_boxes(self, score: Any, regression: Any, tiles: DeviceTiles, clock: StageClock) -> None:
-        """The same on a GPU, with the way back of boxes and tiles: only queued."""
-        assert self._download is not None
-        with clock.on_device(Stage.DECODE):
-            found = self._decode(score, regression)
-        with clock.on_device(Stage.NMS):
-            limits = (self.config.nms.iou, self.config.nms.max_boxes)
-            keep = nms(found.boxes, found.scores, *limits, found.count, self._buffers.workspace)
-            self._download.queue(found, keep, tiles)
-
-    def _decode(self, score: Any, regression: Any) -> Any:
-        """Candidates, where the maps are."""
-        config, spec = self.config, self.spec
-        origin, cell_m = (spec.x_min_m, spec.y_min_m), spec.cell_m * self.network.info.output_stride
-        limits = (config.score, config.nms.max_candidates)
-        return decode(score, regression, origin, cell_m, *limits, workspace=self._buffers.workspace)
-
-    def _measure_cost(self, grid: Any) -> CostModel:
+    def _measure_cost(self, prepared: Prepared) -> CostModel:
         """What frames with all tiles active take and frames without, in turns: the fastest of a few each."""
         taken_ms: dict[int, list[float]] = {self.tiles.total: [], 0: []}
         for _ in range(COST_RUNS):
             for tiles in (ActiveTiles.all(self.tiles), ActiveTiles(np.zeros((0, 3), np.int32), self.tiles)):
-                start_s, clock = time.perf_counter(), StageClock()
+                start_s = time.perf_counter()
                 placed: Any = tiles.to_device() if self._on_device else tiles
-                score, regression = self._executor.run(grid, placed)
-                if self._download is None:
-                    self._boxes(score, regression, clock)
-                else:
-                    self._queue_boxes(score, regression, placed, clock)
-                    self._download.wait(self.network.info.classes[0])
+                maps = self._executor.run(prepared.grid, placed)
+                self._box_finder.start(maps, prepared.mask, placed, StageClock())()
                 taken_ms[len(tiles)].append(1e3 * (time.perf_counter() - start_s))
         return CostModel(min(taken_ms[0]), min(taken_ms[self.tiles.total]), self.tiles.total)
 
@@ -298,7 +275,7 @@ class Pipeline:
     def new_buffers(self) -> FrameBuffers:
         """Buffers for one more frame to be prepared while others are on their way."""
         source = "all" if self.config.execution == "dense" else self.config.mask.source
-        return new_buffers(MASK_SOURCES[source], self.spec, self._on_device)
+        return new_buffers(mask_source(source, self.spec, self._mask_network, self._on_device), self._on_device)
 
     def _queue(self) -> AbstractContextManager[None]:
         """Where kernels of the ``with`` body are queued: on a GPU every pipeline has a stream of its own."""
@@ -330,15 +307,10 @@ class Pipeline:
         if not self._on_device:
             nms(np.ones((2, 7), np.float32), np.ones(2, np.float32), 0.5, 2)
 
-    def _tiles_with_margin(self) -> TileSpec:
-        """The grid's tiles on the mask: each looks at its cells and at those of the margin around them."""
-        cells = GRID_TILE // MASK_STRIDE
-        margin = math.ceil(self.config.mask.margin_m / (self.spec.cell_m * MASK_STRIDE) - _ROUNDING)
-        count = TileSpec.covering(mask_shape(self.spec), cells).count
-        return TileSpec((cells + 2 * margin,) * 2, (cells,) * 2, (-margin,) * 2, count)
-
     def _in_view(self, frame: Frame) -> NDArray[np.float32]:
-        if frame.calibration is None or not self.config.sensor.crop_to_camera:
-            return frame.points
-        inside = frame.calibration.in_view(frame.points)
-        return frame.points if inside.all() else frame.points[inside]
+        """The points that count, as the network's LiDAR would give them."""
+        points = frame.points
+        if frame.calibration is not None and self.config.sensor.crop_to_camera:
+            inside = frame.calibration.in_view(points)
+            points = points if inside.all() else points[inside]
+        return self._mounting.to_network(points)

@@ -174,6 +174,7 @@ def frame_picture(
         labels=labels,
         ignored_labels=ignored,
         tiles=tiles,
+        mask=result.mask,
         display_score=display_score if least_score is None else least_score,
         stage_ms=result.stage_ms,
         camera_image=_camera_image(file),

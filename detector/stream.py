@@ -22,16 +22,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detector.arrivals import Arrival, SourceClock
 from detector.errors import FrameError
 from detector.stages import Stage, StageClock
 from detector.types import Frame, FrameResult
-from kernels.tiles import ActiveTiles
 
 if TYPE_CHECKING:
-    from detector.buffers import FrameBuffers
+    from detector.buffers import FrameBuffers, Prepared
     from detector.pipeline import Pipeline
 
 log = logging.getLogger("roadblocks")
@@ -59,7 +57,7 @@ class _Waiting:
     clock: StageClock
     available_s: float
     dropped_before: int
-    prepared: tuple[NDArray[np.float32], ActiveTiles] | None = None
+    prepared: Prepared | None = None
     buffers: FrameBuffers | None = None
 
 
@@ -169,7 +167,7 @@ def stream_frames(
                 result = pipeline.detect(frame, times)
                 done()
             else:
-                result = pipeline.detect_prepared(frame, *waiting.prepared, times, done)
+                result = pipeline.detect_prepared(frame, waiting.prepared, times, done)
             latency_ms = 1e3 * (clock.now_s() - waiting.available_s)
             yield replace(result, dropped_before=waiting.dropped_before, latency_ms=latency_ms)
     finally:

@@ -19,10 +19,11 @@ import numpy as np
 from rich.status import Status
 from rich.text import Text
 
-from detector.cli import messages, pipeline_options, start_up_message
+from detector.cli import measured_sensor, messages, pipeline_options, start_up_message
 from detector.errors import ExitCode, FrameError
 from detector.machine import peak_memory_mb
 from detector.pipeline import Pipeline
+from detector.sources import open_sources
 from detector.types import FrameResult
 from detector.view_command import check_recording
 from detector.viewers.rerun_log import RerunLog
@@ -101,6 +102,7 @@ def stream(
     on_error: str,
     viewer: str | None,
     recording: Path | None,
+    auto_sensor: bool,
     **settings: Any,
 ) -> None:
     """Find vehicles frame by frame: one line of JSON per frame on stdout, all else on stderr.
@@ -119,8 +121,9 @@ def stream(
     """
     check_recording(viewer, recording)
     out, report = sys.stdout, StreamReport()  # kept, because rich puts something else there while it shows a status
+    sensor = measured_sensor(settings["config"], open_sources([source], frames)) if auto_sensor else None
     with messages.status(start_up_message()):
-        pipeline = Pipeline.from_config(score=score, **settings)
+        pipeline = Pipeline.from_config(score=score, sensor=sensor, **settings)
         on_bad_frame = report.skip if on_error == "skip" else None
         results = pipeline.stream(source, policy, rate, loop, follow, frames=frames, on_bad_frame=on_bad_frame)
         log_to = RerunLog(pipeline.spec, recording) if viewer else None

@@ -128,6 +128,7 @@ class FrameResult:
         dropped_before: frames of a stream that came too late to be processed, since the last result.
         latency_ms: of a stream, from the moment when the frame was available until its boxes were [ms]; else None.
         tiles: active tiles that the network ran on, over the cells of the grid; None where they are not known.
+        mask: (rows / 4, cols / 4) bool, where the computation mask was set, before its margin; None where not known.
     """
 
     frame: Frame
@@ -139,6 +140,7 @@ class FrameResult:
     dropped_before: int = 0
     latency_ms: float | None = None
     tiles: ActiveTiles | None = None
+    mask: NDArray[np.bool_] | None = None
 
     @property
     def frame_id(self) -> str:

@@ -71,6 +71,7 @@ def render_bev(
     labels: Float64 | None = None,
     ignored_labels: Float64 | None = None,
     tiles: ActiveTiles | None = None,
+    mask: NDArray[np.bool_] | None = None,
     display_score: float = 0.3,
     title: str | None = None,
     stage_ms: Mapping[str, float] | None = None,
@@ -85,6 +86,7 @@ def render_bev(
         labels: (N, 7) float64 boxes of labelled cars, or None where nothing is known.
         ignored_labels: (N, 7) float64 boxes that count neither way, or None.
         tiles: active tiles over the cells of ``spec``; the points outside of them are dimmed.
+        mask: (R, C) bool over the same ground, what made tiles active: blue where there are tiles.
         display_score: only detections from this score on are drawn.
         title: the picture's heading; by default the frame's id.
         stage_ms: milliseconds per stage, for the footer.
@@ -98,7 +100,7 @@ def render_bev(
     panels = []
     if camera_image is not None and frame.calibration is not None:
         panels.append(draw_camera(camera_image, marks, frame.calibration))
-    panels.append(_draw_map(frame, spec, tiles, marks))
+    panels.append(_draw_map(frame, spec, tiles, mask, marks))
     facts = [f"{len(frame):,} points", f"scores from {display_score:.2f}"]
     if tiles is not None and tiles.spec.total:
         facts.insert(1, f"{len(tiles) / tiles.spec.total:.0%} of {tiles.spec.total:,} tiles active")
@@ -159,9 +161,15 @@ def _marks(shown: Detections, labels: Float64 | None, ignored_labels: Float64 | 
     return marks
 
 
-def _draw_map(frame: Frame, spec: BevSpec, tiles: ActiveTiles | None, marks: Sequence[Mark]) -> Image.Image:
+def _draw_map(
+    frame: Frame,
+    spec: BevSpec,
+    tiles: ActiveTiles | None,
+    mask: NDArray[np.bool_] | None,
+    marks: Sequence[Mark],
+) -> Image.Image:
     canvas = Canvas.of(spec)
-    scene = draw_scene(frame, canvas, tiles)
+    scene = draw_scene(frame, canvas, tiles, mask)
     draw = ImageDraw.Draw(scene, "RGBA")
     for mark in marks:
         draw_box(draw, canvas.supersampled, mark.box, mark.style)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from kernels import (
+    cell_features,
     decode,
-    mark_cells,
+    height_above_ground,
     nms,
     pack_frame,
     reduce_mask,
@@ -13,6 +14,7 @@ from kernels import (
     rotated_iou,
     sparse_gather,
     sparse_scatter,
+    spread_cells,
     tile_conv,
     tile_max_pool,
     tile_pointwise,
@@ -22,7 +24,9 @@ from kernels.op import Op
 
 OPS: tuple[Op, ...] = (
     *voxelize.OPS,
-    *mark_cells.OPS,
+    *cell_features.OPS,
+    *height_above_ground.OPS,
+    *spread_cells.OPS,
     *reduce_mask.OPS,
     *restore_tiles.OPS,
     *sparse_gather.OPS,

@@ -1,4 +1,4 @@
-"""Points up and results down: through pinned memory, queued on the stream, one copy each."""
+"""Points and masks up, results down: through pinned memory, queued on the stream, one copy each."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ Float32 = NDArray[np.float32]
 
 
 class Upload:
-    """Brings the points of one frame after the other to the device."""
+    """Brings rows of numbers, such as points, of one frame after the other to the device.
 
-    def __init__(self) -> None:
+    Args:
+        columns: of every row.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self._columns = columns
         self._pinned: Any = None
         self._there: Any = None
         self._sent = cuda.event()
 
-    def __call__(self, points: Float32) -> Any:
-        """Queues the copy of points (N, 4) float32, and returns where they will be; the next call overwrites it.
+    def __call__(self, rows: Float32) -> Any:
+        """Queues the copy of (N, columns) float32, and returns where it will be; the next call overwrites it.
 
-        Of no points it makes one that is no number, which is in no cell: CUDA has no arrays of size 0.
+        Of no rows it makes one that is no number, a point in no cell: CUDA has no arrays of size 0.
         """
-        count = max(len(points), 1)
+        count = max(len(rows), 1)
         if self._pinned is None or len(self._pinned) < count:
-            room = (count + count // 4, 4)  # so that frames a little larger need no more
+            room = (count + count // 4, self._columns)  # so that frames a little larger need no more
             self._pinned, self._there = cuda.pinned_array(room, np.float32), cuda.device_array(room, np.float32)
         self._sent.synchronize()  # the last frame has left the pinned memory
-        self._pinned[:count] = points if len(points) else np.nan
+        self._pinned[:count] = rows if len(rows) else np.nan
         target = self._there[:count]
         target.copy_to_device(self._pinned[:count], stream=stream())
         self._sent.record(stream())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
@@ -17,6 +18,9 @@ from models.grid import BevSpec
 
 METADATA_KEY = "roadblocks"
 MAX_FILE_BYTES = 500_000_000
+# Where the ground is in the LiDAR frame of networks that do not say so: all were trained on KITTI, whose LiDAR stands
+# 1.73 m above it (Geiger et al., "Vision meets robotics", IJRR 2013), or on simulated frames of the same mounting.
+KITTI_GROUND_Z_M = -1.73
 INPUT_NAME, SCORE_NAME, REGRESSION_NAME = "grid", "score", "regression"
 
 
@@ -33,6 +37,7 @@ class NetworkInfo:
         licence: of the weights, with that of their training data.
         training: free facts on the training: data, steps, seed, revision, date.
         ap: average precision on the validation frames, as `detector.evaluate` gives it.
+        ground_z_m: where the ground lay in the points that it was trained on [m, LiDAR frame].
     """
 
     name: str
@@ -43,6 +48,7 @@ class NetworkInfo:
     licence: str
     training: Mapping[str, Any] = field(default_factory=dict)
     ap: Mapping[str, Any] = field(default_factory=dict)
+    ground_z_m: float = KITTI_GROUND_Z_M
 
     def __post_init__(self) -> None:
         numbers = isinstance(self.output_stride, int) and isinstance(self.display_score, int | float)
@@ -51,6 +57,8 @@ class NetworkInfo:
                 f"network metadata: output_stride {self.output_stride!r}, display_score {self.display_score!r}; "
                 "expected a whole number of at least 1, and 0..1"
             )
+        if not isinstance(self.ground_z_m, int | float) or not math.isfinite(self.ground_z_m):
+            raise ModelError(f"network metadata: ground_z_m is {self.ground_z_m!r}, expected a number of metres")
         if not self.classes or not all(isinstance(name, str) for name in self.classes):
             raise ModelError(f"network metadata: classes are {self.classes!r}, expected at least one name")
 
@@ -103,7 +111,7 @@ def load_network(name_or_path: str | Path) -> Network:
     if path.suffix != ".onnx":
         path = network_folder() / f"{name_or_path}.onnx"
     if not path.is_file():
-        shipped = ", ".join(sorted(file.stem for file in network_folder().glob("*.onnx"))) or "none"
+        shipped = ", ".join(sorted(file.stem for file in network_folder().glob("*.onnx") if "." not in file.stem))
         raise ModelError(f"{name_or_path}: no such network; expected an .onnx file or one of: {shipped}")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ModelError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_FILE_BYTES}")

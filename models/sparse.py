@@ -20,11 +20,11 @@ from kernels.restore_tiles import restore_tiles
 from kernels.tiles import ActiveTiles
 from kernels.workspace import Workspace
 from models.dense_steps import dense_runners
-from models.network import INPUT_NAME, REGRESSION_NAME, SCORE_NAME, Network
+from models.network import INPUT_NAME, Network
 from models.plan import GRID_TILE, StageChoice
 from models.steps import DenseStep, step_name
 from models.tile_lists import receptive_tiles, tile_image
-from models.tile_network import TileNetwork, run_step
+from models.tile_network import DETECTOR_OUTPUTS, TileNetwork, run_step
 
 Float32 = NDArray[np.float32]
 
@@ -36,18 +36,23 @@ class TileExecutor(TileNetwork):
         network: the network.
         choices: how each stage runs, by stride; None for the defaults.
         threads: CPU threads, None for all cores.
+        outputs: what `run_maps` returns.
 
     Raises:
-        ModelError: if the network cannot be planned or lacks the pipeline's input and outputs.
+        ModelError: if the network cannot be planned or lacks the pipeline's input or the outputs.
         MissingExtraError: if a step must run densely and onnxruntime is not installed.
     """
 
     device = "cpu"
 
     def __init__(
-        self, network: Network, choices: Mapping[int, StageChoice] | None = None, threads: int | None = None
+        self,
+        network: Network,
+        choices: Mapping[int, StageChoice] | None = None,
+        threads: int | None = None,
+        outputs: tuple[str, ...] = DETECTOR_OUTPUTS,
     ) -> None:
-        super().__init__(network, choices)
+        super().__init__(network, choices, outputs)
         self._threads = min(threads or numba.config.NUMBA_NUM_THREADS, numba.config.NUMBA_NUM_THREADS)
         self._workspace = Workspace()
         self._maps: dict[str, Float32] = {
@@ -60,16 +65,21 @@ class TileExecutor(TileNetwork):
 
     def _make_base(self) -> None:
         """Every map's response to an empty grid, from a run with all tiles active."""
-        self.run(np.zeros(self.plan.maps[INPUT_NAME].shape[1:], np.float32), ActiveTiles.all(self.grid_tiles))
+        self.run_maps(np.zeros(self.plan.maps[INPUT_NAME].shape[1:], np.float32), ActiveTiles.all(self.grid_tiles))
         self._base = {name: self._maps[name].copy() for name in self._tile_cells}
         self._touched = {}
 
     def run(
         self, grid: Float32, tiles: ActiveTiles, exact: bool = False, step_ms: dict[str, float] | None = None
     ) -> tuple[Float32, Float32]:
-        """Score (rows, cols) and regression (rows, cols, 8) maps, float32, at the output stride.
+        """Score (rows, cols) and regression (rows, cols, 8) maps, float32, of a detector; see `run_maps`."""
+        score, regression = self.run_maps(grid, tiles, exact, step_ms)
+        return score[:, :, 0], regression
 
-        Both are views of buffers that the next run overwrites.
+    def run_maps(
+        self, grid: Float32, tiles: ActiveTiles, exact: bool = False, step_ms: dict[str, float] | None = None
+    ) -> tuple[Float32, ...]:
+        """The output maps, (rows, cols, channels) float32 each: views of buffers that the next run overwrites.
 
         Args:
             grid: (rows, cols, channels) float32 BEV grid.
@@ -98,7 +108,7 @@ class TileExecutor(TileNetwork):
                     step_ms[step_name(step)] = 1e3 * (perf_counter() - start)
         finally:
             numba.set_num_threads(before)
-        return self._maps[SCORE_NAME][0, :, :, 0], self._maps[REGRESSION_NAME][0]
+        return tuple(self._maps[name][0] for name in self._outputs)
 
     def _exact_lists(self, tiles: ActiveTiles) -> dict[str, ActiveTiles]:
         maps, image = self.plan.maps, tile_image(tiles)[0] > 0

@@ -21,11 +21,11 @@ from kernels.workspace import Workspace
 from models.dense_steps import dense_runners
 from models.errors import ModelError, NoGpuError
 from models.half_precision import half_maps, map_bytes, padded_channels, step_on_device
-from models.network import INPUT_NAME, REGRESSION_NAME, SCORE_NAME, Network
+from models.network import INPUT_NAME, Network
 from models.plan import StageChoice
 from models.steps import DenseStep, step_name
 from models.tile_lists import tile_spec
-from models.tile_network import TileNetwork, run_step
+from models.tile_network import DETECTOR_OUTPUTS, TileNetwork, run_step
 
 log = logging.getLogger("roadblocks")
 
@@ -42,10 +42,11 @@ class CudaTileExecutor(TileNetwork):
         precision: "float16": tensor cores multiply, sums are float32; "float32"; "auto": the first where the GPU has
             tensor cores that the kernels know. Operators that tiles cannot run go through onnxruntime on the host, in
             float32.
+        outputs: what `run_maps` returns.
 
     Raises:
         NoGpuError: if no GPU can be used, or it lacks memory for the network.
-        ModelError: if the network cannot be planned, lacks the pipeline's input and outputs, or float16 is asked for
+        ModelError: if the network cannot be planned, lacks the pipeline's input or the outputs, or float16 is asked for
             and the GPU is too old for it.
         MissingExtraError: if a step must run densely and onnxruntime is not installed.
     """
@@ -53,12 +54,16 @@ class CudaTileExecutor(TileNetwork):
     device = "cuda"
 
     def __init__(
-        self, network: Network, choices: Mapping[int, StageChoice] | None = None, precision: str = "auto"
+        self,
+        network: Network,
+        choices: Mapping[int, StageChoice] | None = None,
+        precision: str = "auto",
+        outputs: tuple[str, ...] = DETECTOR_OUTPUTS,
     ) -> None:
         problem = gpu_problem()
         if problem:
             raise NoGpuError(f"device cuda: {problem}; or use --device cpu")
-        super().__init__(network, choices)
+        super().__init__(network, choices, outputs)
         self.half = half_maps(self.plan) if _wants_half(precision) else frozenset()
         sizes = map_bytes(self.plan, self.half)
         needed, free = 2 * sum(sizes.values()) + _OTHER_BYTES, free_bytes()  # maps, and their base
@@ -87,15 +92,20 @@ class CudaTileExecutor(TileNetwork):
     def _make_base(self) -> None:
         """Every map's response to an empty grid, from a run with all tiles active."""
         grid = to_device(np.zeros(self.plan.maps[INPUT_NAME].shape[1:], np.float32))
-        self.run(grid, ActiveTiles.all(self.grid_tiles).to_device())
+        self.run_maps(grid, ActiveTiles.all(self.grid_tiles).to_device())
         for name, cells in self._tile_cells.items():
             every = ActiveTiles.all(tile_spec(self.plan.maps[name], cells)).to_device()
             restore_tiles(self._maps[name], every, self._base[name])
 
     def run(self, grid: Any, tiles: DeviceTiles, step_ms: dict[str, float] | None = None) -> tuple[Any, Any]:
-        """Score (rows, cols) and regression (rows, cols, 8) maps, float32 on the device, at the output stride.
+        """Score (rows, cols) and regression (rows, cols, 8) maps, float32, of a detector; see `run_maps`."""
+        score, regression = self.run_maps(grid, tiles, step_ms)
+        return score.reshape(tuple(score.shape[:2])), regression
 
-        Both are views of buffers that the next run overwrites. Everything is queued on this thread's stream.
+    def run_maps(self, grid: Any, tiles: DeviceTiles, step_ms: dict[str, float] | None = None) -> tuple[Any, ...]:
+        """The output maps, (rows, cols, channels) float32 each, on the device at the output stride.
+
+        They are views of buffers that the next run overwrites. Everything is queued on this thread's stream.
 
         Args:
             grid: (rows, cols, channels) float32 BEV grid on the device.
@@ -122,8 +132,7 @@ class CudaTileExecutor(TileNetwork):
             cuda.synchronize()
             names = (step_name(step) for step in self._steps)
             step_ms |= {name: elapsed_ms(*pair) for name, *pair in zip(names, marks, marks[1:], strict=False)}
-        score, regression = self._maps[SCORE_NAME], self._maps[REGRESSION_NAME]
-        return score.reshape(tuple(score.shape[1:3])), regression.reshape(tuple(regression.shape[1:]))
+        return tuple(self._maps[name].reshape(tuple(self._maps[name].shape[1:])) for name in self._outputs)
 
     def _run_dense(self, step: DenseStep) -> None:
         """A piece that tiles cannot run: its maps go to the host and back."""

@@ -17,6 +17,8 @@ from models.plan import GRID_TILE, Plan, StageChoice, make_plan
 from models.steps import ConvStep, DenseStep, PointwiseStep, PoolStep, Step, TileStep, UnitStep
 from models.tile_lists import tile_image, tile_spec, tiles_of_map
 
+DETECTOR_OUTPUTS = (SCORE_NAME, REGRESSION_NAME)
+
 
 class TileNetwork:
     """A network with the plan of how it runs on tiles.
@@ -24,23 +26,30 @@ class TileNetwork:
     Args:
         network: the network.
         choices: how each stage runs, by stride; None for the defaults.
+        outputs: names of the maps that a run gives.
 
     Attributes:
         plan: the steps and their tiles.
         grid_tiles: geometry of the grid's tiles.
 
     Raises:
-        ModelError: if the network cannot be planned or lacks the pipeline's input and outputs.
+        ModelError: if the network cannot be planned or lacks the pipeline's input or the outputs.
     """
 
-    def __init__(self, network: Network, choices: Mapping[int, StageChoice] | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        choices: Mapping[int, StageChoice] | None = None,
+        outputs: tuple[str, ...] = DETECTOR_OUTPUTS,
+    ) -> None:
         self.plan: Plan = make_plan(network, choices)
         graph = self.plan.graph
-        if graph.input_name != INPUT_NAME or not {SCORE_NAME, REGRESSION_NAME} <= set(graph.outputs):
+        if graph.input_name != INPUT_NAME or not set(outputs) <= set(graph.outputs):
             raise ModelError(
                 f"{network.path}: input {graph.input_name} and outputs {list(graph.outputs)}, "
-                f"expected {INPUT_NAME} and {SCORE_NAME}, {REGRESSION_NAME}"
+                f"expected {INPUT_NAME} and {', '.join(outputs)}"
             )
+        self._outputs = outputs
         first = self.plan.maps[INPUT_NAME]
         self.grid_tiles = TileSpec.covering((first.rows, first.cols), GRID_TILE)
         self._steps: list[Step] = [line.step for line in self.plan.steps]

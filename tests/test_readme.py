@@ -23,7 +23,7 @@ def test_python_snippet_runs(tmp_path, monkeypatch, capsys):
     assert [line.split()[0] for line in lines] == ["000000", "000001"]
 
 
-@pytest.mark.parametrize("command", ["detect", "evaluate", "profile", "sample", "stream", "tune", "view"])
+@pytest.mark.parametrize("command", ["detect", "doctor", "evaluate", "profile", "sample", "stream", "tune", "view"])
 def test_options_exist(command):
     text = CliRunner().invoke(main, [command, "--help"]).output
     blocks = re.findall(rf"roadblocks {command} .*(?:\n +[\[-].*)*", README)

@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from kernels.cell_features import FEATURES
 from models.grid import BevSpec
+from models.mask_network import CLASSES, MASK_NAME, SUFFIX, mask_spec
 from models.network import INPUT_NAME, METADATA_KEY, REGRESSION_NAME, SCORE_NAME, NetworkInfo
 
 # 8 x 12 cells of 0.8 m, 2 x 3 output cells of 3.2 m.
@@ -55,6 +57,35 @@ def write_model(path, model=None, info=INFO):
 def write_wide_model(path):
     """Writes the tiny model for the grid `WIDE`; returns the path."""
     return write_model(path, tiny_model(spec=WIDE), replace(INFO, grid=WIDE))
+
+
+def tiny_mask_model(spec=WIDE):
+    """Road wherever a 2 x 2 patch of coarse cells holds a point, vehicles where one is higher than a metre."""
+    coarse = mask_spec(spec)
+    weight = np.zeros((2, FEATURES, 2, 2), np.float32)
+    weight[0, -1], weight[1, 3] = 10, 10  # occupied; highest
+    nodes = [
+        helper.make_node("Conv", [INPUT_NAME, "w", "b"], ["logit"], strides=[2, 2]),
+        helper.make_node("Sigmoid", ["logit"], [MASK_NAME]),
+    ]
+    shape = [1, FEATURES, coarse.rows, coarse.cols]
+    graph = helper.make_graph(
+        nodes,
+        "tiny mask",
+        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(MASK_NAME, TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.array([-5, -10], np.float32), "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    return model
+
+
+def write_mask_model(detector_path, spec=WIDE, name=None):
+    """Writes the tiny mask network beside a detector; returns the path."""
+    path = detector_path.with_name(name or detector_path.name.removesuffix(".onnx") + SUFFIX)
+    info = NetworkInfo(path.stem, mask_spec(spec), 2, CLASSES, 0.5, "none")
+    return write_model(path, tiny_mask_model(spec), info)
 
 
 def patch_points(row=0, col=1):

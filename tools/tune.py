@@ -87,7 +87,7 @@ def sample_frames(pipeline: Pipeline, source: Path, count: int) -> Frames:
         raise SourceError(f"{source}: holds no frames, expected some to measure on")
     chosen = [files[i] for i in np.linspace(0, len(files) - 1, min(count, len(files))).astype(int)]
     prepared = (pipeline.prepare(file.load()) for file in chosen)
-    return [(grid.copy(), tiles.copy()) for grid, tiles in prepared]
+    return [(grid.copy(), tiles.copy()) for grid, _, tiles in prepared]
 
 
 def all_ways(network: Network) -> Iterator[tuple[int, StageChoice]]:

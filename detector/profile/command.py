@@ -11,7 +11,7 @@ import click
 from rich.progress import Progress
 from rich.text import Text
 
-from detector.cli import SliceType, emit_json, messages, results
+from detector.cli import SliceType, auto_sensor_option, emit_json, measured_sensor, messages, results
 from detector.errors import ExitCode
 from detector.files import write_whole
 from detector.machine import busy_warning
@@ -31,6 +31,7 @@ FILE = click.Path(dir_okay=False, allow_dash=True)
 @click.option("--mask", help="Source of the computation mask of the sparse mode.")
 @click.option("--score", type=click.FloatRange(0, 1), help="Least score of a box.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the network. Default: all cores.")
+@auto_sensor_option
 @click.option("--json", "json_file", type=FILE, help="Write the profile, or the comparison; - is stdout.")
 @click.option("--trace", type=click.Path(path_type=Path, dir_okay=False), help="Chrome trace, for ui.perfetto.dev.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="A page with charts (extra 'plots').")
@@ -46,6 +47,7 @@ def profile(
     mask: str | None,
     score: float | None,
     threads: int | None,
+    auto_sensor: bool,
     json_file: str | None,
     trace: Path | None,
     html: Path | None,
@@ -70,7 +72,7 @@ def profile(
     if source is None:
         raise click.UsageError("expected SOURCE, or --compare OLD NEW")
     settings = {"config": config, "device": device, "mask": mask, "score": score, "threads": threads}
-    _profile(source, frames, loop, settings, json_file, trace, html)
+    _profile(source, frames, loop, settings, auto_sensor, json_file, trace, html)
 
 
 def _profile(
@@ -78,6 +80,7 @@ def _profile(
     frames: slice | None,
     loop: int,
     settings: dict[str, Any],
+    auto_sensor: bool,
     json_file: str | None,
     trace: Path | None,
     html: Path | None,
@@ -98,6 +101,8 @@ def _profile(
     if warning:
         messages.print(warning, style="yellow")
     sources = open_sources([source], frames)
+    if auto_sensor:
+        settings = {**settings, "sensor": measured_sensor(settings["config"], sources)}
     found = read_frames(sources)
     with Progress(console=messages, transient=True) as progress:
         task = progress.add_task("profile", total=len(MODES) * len(found.files) * loop)

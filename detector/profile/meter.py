@@ -167,12 +167,13 @@ class Meter:
             stage_ms: milliseconds to write under it.
         """
         pipeline, frame = self._pipeline, self._files[index].load()
-        detections = pipeline.detect(frame).detections
+        result = pipeline.detect(frame)
         image = render_bev(
             frame,
-            detections,
+            result.detections,
             pipeline.spec,
-            tiles=pipeline.active_tiles(frame),
+            tiles=result.tiles,
+            mask=result.mask,
             display_score=pipeline.network.info.display_score,
             stage_ms=stage_ms,
         )

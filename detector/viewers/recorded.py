@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from detector.budget import nearest_tiles, tile_range_m
 from detector.config import Config, from_mapping
 from detector.errors import SourceError
 from detector.pipeline import Pipeline
@@ -52,11 +51,12 @@ class RecordedFrame:
             FrameError: if the points cannot be read.
         """
         frame = self.file.load()
-        active = pipeline.active_tiles(frame)
-        count = len(active) if self.tiles_run is None else self.tiles_run
-        ran = nearest_tiles(active, tile_range_m(pipeline.spec, active.spec), count)
-        left_out = len(active) - len(ran)
-        return FrameResult(frame, self.detections, self.stage_ms, len(ran), ran.spec.total, left_out, tiles=ran)
+        prepared = pipeline.prepare(frame).on_host()
+        active = len(prepared.tiles)
+        ran = pipeline.first_tiles(prepared, active if self.tiles_run is None else self.tiles_run).copy()
+        counts = (len(ran), ran.spec.total, active - len(ran))
+        mask = pipeline.choice.is_set(prepared.mask)
+        return FrameResult(frame, self.detections, self.stage_ms, *counts, tiles=ran, mask=mask)
 
 
 @dataclass(frozen=True)

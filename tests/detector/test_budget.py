@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector import Config, Frame, Pipeline
-from detector.budget import IGNORED, RECENT, Budget, CostModel, tile_range_m
+from detector.budget import IGNORED, RECENT, Budget, CostModel, first_tiles, tile_range_m
 from detector.cli import main
 from detector.config import BudgetConfig
 from detector.errors import ConfigError
@@ -26,7 +26,7 @@ TILES = TileSpec.covering((GRID.rows, GRID.cols), 16)
 
 
 def budget(**limits):
-    return Budget(BudgetConfig(**limits), GRID, TILES)
+    return Budget(BudgetConfig(**limits))
 
 
 @given(
@@ -64,37 +64,42 @@ def test_range_of_tiles_is_that_of_their_middles():
 @given(seed=st.integers(0, 99), share=st.floats(0, 1), limit=st.integers(1, 3000))
 def test_the_nearest_tiles_run_in_their_order(seed, share, limit):
     tiles = random_tiles(np.random.default_rng(seed), TILES, share)
-    kept = budget(tiles=limit).keep(tiles, 0.0)
+    kept = first_tiles(tiles, None, tile_range_m(GRID, TILES), limit)
     assert len(kept) == min(limit, len(tiles))
     chosen = {tuple(tile) for tile in kept.index}
     assert [tuple(tile) for tile in tiles.index if tuple(tile) in chosen] == [tuple(tile) for tile in kept.index]
     range_m = tile_range_m(GRID, TILES)
     left_out = [range_m[tile[1:]] for tile in map(tuple, tiles.index) if tile not in chosen]
     if left_out and len(kept):
-        assert max(range_m[tile[1:]] for tile in chosen) <= min(left_out)
+        assert max(range_m[tile[1:]] for tile in chosen) <= min(left_out) + 1e-9
+
+
+def test_a_likely_tile_far_away_goes_before_an_unlikely_one_nearby():
+    tiles = ActiveTiles(np.array([[0, 0, 25], [0, 10, 25], [0, 43, 25]], np.int32), TILES)
+    likely = np.array([0.3, 0.9, 0.9], np.float32)
+    for limit, expected in ((1, [10]), (2, [10, 43]), (3, [0, 10, 43])):
+        assert first_tiles(tiles, likely, tile_range_m(GRID, TILES), limit).index[:, 1].tolist() == expected
 
 
 def test_time_spent_before_the_network_counts_and_both_limits_hold():
-    tiles = ActiveTiles.all(TILES)
     limited = budget(ms=50.0, tiles=30)
     assert limited.wants_costs
     limited.start(CostModel(10.0, 10.0 + TILES.total, TILES.total))
     assert not limited.wants_costs
-    assert [len(limited.keep(tiles, spent_ms)) for spent_ms in (0.0, 15.0, 45.0)] == [30, 25, 0]
+    assert [limited.tiles_within(TILES.total, spent_ms) for spent_ms in (0.0, 15.0, 45.0)] == [30, 25, 0]
     assert not budget(tiles=30).wants_costs
 
 
 def test_frames_far_below_the_budget_say_nothing_about_frames_that_fill_it():
-    tiles = ActiveTiles.all(TILES)
     limited = budget(ms=100.0)
     limited.start(CostModel(1.0, 1.0 + 0.05 * TILES.total, TILES.total))
-    before = len(limited.keep(tiles, 0.0))
+    before = limited.tiles_within(TILES.total, 0.0)
     for _ in range(RECENT):
         limited.learn(0, 8.0)  # eight times as long as a frame without tiles should take
-    assert len(limited.keep(tiles, 0.0)) == before
+    assert limited.tiles_within(TILES.total, 0.0) == before
     for _ in range(RECENT):
         limited.learn(100, 12.0, left_out=50)  # so slow that tiles were left out: that does say something
-    assert len(limited.keep(tiles, 0.0)) == (100 / 2 - 1) / 0.05
+    assert limited.tiles_within(TILES.total, 0.0) == (100 / 2 - 1) / 0.05
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +115,7 @@ def test_the_pipeline_runs_the_nearest_tiles_and_counts_the_others(model, monkey
     )
     far = patch_points(14, 2)
     points = np.concatenate([patch_points(row, 2) for row in (0, 5, 10)] + [far])
-    active = pipeline.prepare(Frame(points))[1].index.copy()
+    active = pipeline.prepare(Frame(points)).tiles.index.copy()
     result = pipeline.detect(points)
     range_m = tile_range_m(pipeline.spec, pipeline.tiles)
     nearest = sorted(map(tuple, active), key=lambda tile: range_m[tile[1:]])[:3]

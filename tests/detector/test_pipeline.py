@@ -97,7 +97,7 @@ def test_bad_frames(pipeline, points, words):
 
 
 def test_bad_settings(tmp_path):
-    with pytest.raises(ConfigError, match=r"mask.source is 'street', expected one of: occupied, all"):
+    with pytest.raises(ConfigError, match=r"mask.source is 'street', expected one of: auto, all, occupancy"):
         Pipeline.from_config(Config(), mask="street")
     with pytest.raises(ModelError, match="no such network"):
         Pipeline.from_config(Config(model="nosuch"))

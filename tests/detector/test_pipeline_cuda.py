@@ -1,18 +1,20 @@
 """The pipeline on CUDA: points up, boxes down, the same boxes as on the CPU."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from detector import Config, Frame, Pipeline
-from detector.config import BudgetConfig, MaskConfig
+from detector.config import BudgetConfig, MaskConfig, SensorConfig
 from detector.errors import ModelError
 from detector.stages import STAGES, Stage, StageClock
 from kernels.launch import SIMULATED
 from models.errors import NoGpuError
 from models.sparse import TileExecutor
-from tests.tiny_network import INFO, SPEC, patch_points, tiny_model, write_model
+from tests.tiny_network import INFO, SPEC, patch_points, tiny_model, write_mask_model, write_model
 
 DEVICES = [pytest.param("simulator", marks=pytest.mark.simulator), pytest.param("device", marks=pytest.mark.gpu)]
 on_devices = pytest.mark.parametrize("device", DEVICES)
@@ -26,11 +28,23 @@ def model(tmp_path_factory):
     return str(write_model(path, tiny_model(spec=FOUR_TILES), replace(INFO, grid=FOUR_TILES)))
 
 
+@pytest.fixture(scope="module")
+def model_with_mask(tmp_path_factory):
+    path = tmp_path_factory.mktemp("network") / "tiny.onnx"
+    write_mask_model(path, FOUR_TILES)
+    return str(write_model(path, tiny_model(spec=FOUR_TILES), replace(INFO, grid=FOUR_TILES)))
+
+
 def cars(*patches):
     """Points of cars at rows and columns of output cells, of which the grid has 8 × 8."""
     return Frame(
         np.concatenate([patch_points(*patch) - SHIFT_M for patch in patches] or [np.zeros((0, 4), np.float32)])
     )
+
+
+def tall(frame):
+    """The frame with more points, 1.3 m above all of it."""
+    return Frame(np.concatenate([frame.points, frame.points + np.array([0, 0, 1.3, 0], np.float32)]))
 
 
 FRAMES = [cars((0, 0), (1, 1), (7, 6)), cars((6, 1)), cars(), cars((0, 7))]
@@ -43,6 +57,7 @@ def both(model, **settings):
 
 def assert_same(found, expected):
     assert np.array_equal(found.tiles.index, expected.tiles.index) and found.tiles.spec == expected.tiles.spec
+    assert np.array_equal(found.mask, expected.mask) and found.mask.dtype == np.bool_
     assert (found.tiles_run, found.tiles_left_out) == (expected.tiles_run, expected.tiles_left_out)
     assert found.detections.labels == expected.detections.labels
     for name in ("boxes", "scores"):
@@ -67,9 +82,46 @@ def test_boxes_equal_those_of_the_cpu(device, model):
             assert_same(found, expected)
     clocks = [StageClock(), StageClock()]  # two frames on their way, as in a stream
     prepared = [cuda.prepare(frame, clock, cuda.new_buffers()) for frame, clock in zip(FRAMES[:2], clocks, strict=True)]
-    for frame, clock, arrays, expected in zip(FRAMES, clocks, prepared, results, strict=False):
-        assert_same(cuda.detect_prepared(frame, *arrays, clock), expected)
+    for frame, clock, first_half, expected in zip(FRAMES, clocks, prepared, results, strict=False):
+        assert_same(cuda.detect_prepared(frame, first_half, clock), expected)
     assert np.array_equal(cuda.active_tiles(FRAMES[0]).index, results[0].tiles.index)
+
+
+@on_devices
+@pytest.mark.parametrize(("source", "tiles"), [("road", [2, 1, 0]), ("foreground+occupancy", [2, 0, 0])])
+def test_predicted_masks_equal_those_of_the_cpu(device, source, tiles, model_with_mask):
+    """The mask network runs on the device too; a LiDAR mounted half a metre lower changes nothing for it."""
+    shift_m = np.array([0, 0, 0.5, 0], np.float32)
+    sensor = SensorConfig(height_m=0.5 - INFO.ground_z_m)
+    cuda, cpu = both(model_with_mask, mask=MaskConfig(source, margin_m=0.0), sensor=sensor)
+    for frame, expected_tiles in zip((tall(FRAMES[0]), FRAMES[1], FRAMES[2]), tiles, strict=True):
+        lower = Frame(frame.points - shift_m)
+        expected = cpu.detect(lower)
+        assert expected.tiles_run == expected_tiles
+        assert_same(cuda.detect(lower), expected)
+        assert np.allclose(expected.detections.boxes[:, 2], -1.5)
+
+
+@on_devices
+def test_maps_are_looked_up_on_the_host(device, model, tmp_path):
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "road.png")
+    for frame_of_map in ("ego", "world"):  # without a pose, a map of the world tells nothing
+        place = {"frame": frame_of_map, "x_min_m": 0, "y_min_m": -12.8, "cell_m": 3.2}
+        (tmp_path / "road.png.json").write_text(json.dumps(place))
+        cuda, cpu = both(model, mask=MaskConfig(f"map:{tmp_path / 'road.png'}", margin_m=0.0))
+        expected = cpu.detect(FRAMES[0])
+        assert expected.mask.any() and expected.mask.all() == (frame_of_map == "world")
+        assert_same(cuda.detect(FRAMES[0]), expected)
+
+
+@on_devices
+def test_a_budget_goes_by_likelihood(device, model_with_mask):
+    mask = MaskConfig("foreground", threshold=0.001, margin_m=0.0)
+    cuda, cpu = both(model_with_mask, budget=BudgetConfig(tiles=1), mask=mask)
+    frame = Frame(np.concatenate([cars((0, 0)).points, tall(cars((7, 6))).points]))
+    expected = cpu.detect(frame)
+    assert expected.tiles.index.tolist() == [[0, 1, 1]], "the far one is likely"
+    assert_same(cuda.detect(frame), expected)
 
 
 @on_devices

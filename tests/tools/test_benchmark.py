@@ -12,7 +12,8 @@ from detector import paired
 from detector.errors import MissingExtraError, RoadblocksError
 from kernels.table import OPS
 from kernels.voxelize import voxelize_reference
-from tools.benchmark import claims, docs, timing
+from models.masks import LIMITS
+from tools.benchmark import claims, docs, pages, timing
 from tools.benchmark.__main__ import COMMANDS, main
 from tools.benchmark.claims import GRID, Claim, read_frames
 from tools.benchmark.kernel_times import MAPS_MOVED
@@ -21,7 +22,7 @@ from tools.benchmark.ptx import check_compiler
 from tools.simulation.drive import simulate_drive
 from tools.simulation.layouts import write_object
 
-PAGE = (docs.ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
+PAGE = (pages.ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
 
 
 def invoke(*words):
@@ -68,8 +69,10 @@ def test_accuracy_of_the_shipped_network(tmp_path, monkeypatch):
     words = ("accuracy", str(tmp_path), "--split", str(tmp_path / "split.txt"), "--margin", "0", "--margin")
     assert CliRunner().invoke(main, [*words, "200"]).exit_code == 2, "100 m at most"
     record = json.loads(invoke(*words, "100", "--json", "-"))
-    dense, tight, wide = record["runs"]
-    assert (dense["execution"], tight["margin_m"], wide["margin_m"]) == ("dense", 0, 100) and record["frames"] == 1
+    dense, default, tight, wide = record["runs"]
+    assert dense["execution"] == "dense" and record["frames"] == 1
+    limits = LIMITS[default["mask"]["source"]]
+    assert [run["mask"]["margin_m"] for run in (default, tight, wide)] == [limits.margin_m, 0, 100]
     assert 0 < tight["tile_fraction"] < wide["tile_fraction"] == 1
     assert wide["ap"]["bev"]["R40"] == pytest.approx(dense["ap"]["bev"]["R40"], abs=0.01)
     assert wide["difference"]["bev"]["points"] == 0

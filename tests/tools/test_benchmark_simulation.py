@@ -22,20 +22,20 @@ from detector.types import Frame
 from models.network import load_network
 from tests.tiny_network import write_model
 from tools import simulate
-from tools.benchmark import docs
+from tools.benchmark import pages
 from tools.benchmark.__main__ import main
 from tools.benchmark.simulation import read_detector, read_drives, sample_command
 from tools.benchmark.simulation_distance import HIGH, Sample, draw_half, real_floor, widest_gap
 from tools.benchmark.simulation_page import GROUPS, differing, picture_file, write_page
-from tools.benchmark.simulation_quantities import QUANTITIES, SIDES, measure_frame, rings, visible_side
-from tools.simulation.sensor import load_sensor
+from tools.benchmark.simulation_quantities import QUANTITIES, SIDES, measure_frame, visible_side
+from tools.simulation.sensor import load_sensor, rings
 
 # A camera in the LiDAR's place, so that directions are those of the LiDAR.
 CALIBRATION = Calibration(
     np.array([[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]]),
     np.array([[700, 0, 621, 0], [0, 700, 180, 0], [0, 0, 1, 0.0]]),
 )
-KITTI_ONNX = docs.ROOT / "models" / "kitti.onnx"
+KITTI_ONNX = pages.ROOT / "models" / "kitti.onnx"
 HDL_64E = load_sensor("hdl64e")
 # Heading away, to the right, and towards the sensor: rear, side and front are seen.
 CARS = np.array([[8, 0, -1, 4, 2, 1.5, 0], [20, 5, -1, 4, 2, 1.5, -np.pi / 2], [50, -9, -1, 4, 2, 1.5, np.pi]])
@@ -277,8 +277,8 @@ def test_the_command_of_a_simulated_drive(tmp_path, monkeypatch):
 
 
 def test_the_page_of_the_repository_is_of_its_record():
-    page = docs.ROOT / "docs" / "simulator.md"
-    assert page.read_text(encoding="utf-8") == write_page(docs.read_record("simulator"), page.stem)
+    page = pages.ROOT / "docs" / "simulator.md"
+    assert page.read_text(encoding="utf-8") == write_page(pages.read_record("simulator"), page.stem)
 
 
 def test_frames_without_labels_are_told(tmp_path):

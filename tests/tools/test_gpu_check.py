@@ -96,7 +96,7 @@ def test_boxes_are_matched(monkeypatch):
         return boxes[::-1].copy(), scores[::-1].copy()
 
     same = pipelines(monkeypatch, turned)
-    assert [check.name for check in same] == [f"pipeline, {p}, mask {m}" for m in ("occupied", "all") for p in
+    assert [check.name for check in same] == [f"pipeline, {p}, mask {m}" for m in ("occupancy", "all") for p in
                                               ("float32", "float16")]  # fmt: skip
     assert all(check.ok for check in same) and same[0].max_error == pytest.approx(0.001, rel=0.01)
     assert all(check.ok for check in pipelines(monkeypatch, lambda b, s: (b[:1], s[:1]))[1::2]), "on the verge"

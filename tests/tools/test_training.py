@@ -6,19 +6,23 @@ import numpy as np
 import onnx
 import pytest
 
+from detector.errors import ConfigError
 from kernels.tiles import ActiveTiles, TileSpec
 from models.dense import DenseExecutor
 from models.grid import BevSpec
 from models.network import NetworkInfo, load_network
+from models.plan import GRID_TILE
+from models.sparse import TileExecutor
 from tests.training_frames import frame_with_a_car
-from tools.training.samples import WindowConfig
+from tools.training.dataset import TrainingData
+from tools.training.samples import SampleConfig, WindowConfig
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'roadblocks[train]'")
 
-from tools.train import NetworkConfig, TrainConfig, Trainer, build_network, train  # noqa: E402
-from tools.training.export import export_onnx  # noqa: E402
+from tools.training.export import export_detector  # noqa: E402
 from tools.training.loss import detection_loss  # noqa: E402
 from tools.training.network import REGRESSION_MEAN, REGRESSION_STD, ExportedDetector  # noqa: E402
+from tools.training.trainer import NetworkConfig, TrainConfig, Trainer, build_network, train  # noqa: E402
 
 SPEC = BevSpec(x_max_m=12.8, y_min_m=-6.4, y_max_m=6.4)
 SMALL = TrainConfig(
@@ -26,7 +30,7 @@ SMALL = TrainConfig(
     batch=2,
     checkpoint_every=2,
     network=NetworkConfig(widths=(8, 8, 16, 16), units=(1, 1, 1, 1)),
-    window=WindowConfig(rows=64, cols=64),
+    samples=SampleConfig(window=WindowConfig(rows=64, cols=64)),
 )
 
 
@@ -45,15 +49,57 @@ def test_loss_is_nothing_when_right_and_focal_by_hand():
     assert none.score.item() == 0
 
 
-def test_export_equals_pytorch(tmp_path):
+def test_scores_learn_how_well_boxes_fit():
+    mean, std = (torch.tensor(v).view(1, 8, 1, 1) for v in (REGRESSION_MEAN, REGRESSION_STD))
+    target = torch.tensor([0, 0, -0.9, np.log(4.0), np.log(2.0), 0.4, 1, 0]).float().view(1, 8, 1, 1).repeat(1, 1, 1, 2)
+    found = target.clone()
+    found[0, 0, 0, 1] = 2.0  # half a length ahead: a third of the union is shared
+    score, ignored = torch.ones(1, 1, 2), torch.zeros(1, 1, 2, dtype=torch.bool)
+    logits = torch.logit(torch.tensor([1 - 1e-7, 1 / 3])).view(1, 1, 1, 2)
+    fitting = detection_loss(logits, (found - mean) / std, score, target, ignored, iou_score=True)
+    assert fitting.score.item() < 1e-6
+    plain = detection_loss(logits, (found - mean) / std, score, target, ignored)
+    assert plain.score.item() == pytest.approx(0.75 * (2 / 3) ** 2 * np.log(3) / 2, rel=1e-4)
+
+
+def test_training_with_a_mask_computes_what_the_tile_executor_does(tmp_path):
+    network = network_with_statistics()
+    info = NetworkInfo("small", SPEC, 4, ("Car",), 0.5, "none")
+    export_detector(network, info, tmp_path / "small.onnx")
+    rng = np.random.default_rng(0)
+    grid = (rng.random(SPEC.shape) < 0.02).astype(np.float32)
+    spec = TileSpec.covering(grid.shape[:2], GRID_TILE)
+    active = rng.random(spec.count) < 0.3
+    tiles = ActiveTiles(np.argwhere(active[None]).astype(np.int32), spec)
+    score, regression = TileExecutor(load_network(tmp_path / "small.onnx")).run(grid, tiles)
+    batch = torch.from_numpy(np.stack([grid, np.zeros_like(grid)])).permute(0, 3, 1, 2)
+    computed = torch.from_numpy(np.stack([active, active]))[:, None]
+    with torch.no_grad():
+        logits, normalised = network(batch, computed)
+    mean, std = (torch.tensor(v).view(8, 1, 1) for v in (REGRESSION_MEAN, REGRESSION_STD))
+    # Tile executor and PyTorch agree where tiles are computed; elsewhere nothing but the empty scene is left in both.
+    assert np.allclose(torch.sigmoid(logits[0, 0]).numpy(), score, atol=1e-5)
+    assert np.allclose((normalised[0] * std + mean).permute(1, 2, 0).numpy(), regression, atol=1e-3)
+    with torch.no_grad():
+        unmasked = torch.sigmoid(network(batch)[0][0, 0]).numpy()
+    assert np.abs(unmasked - score).max() > 1e-4, "the mask of this test changes something"
+
+
+def network_with_statistics():
+    """An untrained network whose batch norms do something."""
     torch.manual_seed(0)
     network = build_network(SMALL, SPEC).eval()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
+    return network
+
+
+def test_export_equals_pytorch(tmp_path):
+    network = network_with_statistics()
     info = NetworkInfo("small", SPEC, 4, ("Car",), 0.5, "none")
-    export_onnx(network, info, tmp_path / "small.onnx")
+    export_detector(network, info, tmp_path / "small.onnx")
     loaded = load_network(tmp_path / "small.onnx")
     assert loaded.info == info
     kinds = {node.op_type for node in onnx.load_from_string(loaded.content).graph.node}
@@ -70,7 +116,7 @@ def test_export_equals_pytorch(tmp_path):
 def test_a_run_resumes_and_learns(tmp_path):
     frames = [frame_with_a_car(np.random.default_rng(seed)) for seed in range(2)]
     seen = []
-    trainer = train(SMALL, frames, tmp_path, SPEC, lambda trainer: seen.append(trainer.step))
+    trainer = train(SMALL, TrainingData.of(frames, []), tmp_path, SPEC, lambda trainer: seen.append(trainer.step))
     assert trainer.step == 4 and seen == [4]
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["train"]["seed"] == 0 and config["grid"]["x_max_m"] == 12.8
@@ -79,3 +125,9 @@ def test_a_run_resumes_and_learns(tmp_path):
     for name, value in resumed.network.state_dict().items():
         assert torch.equal(value.cpu(), trainer.network.state_dict()[name].cpu()), name
     assert trainer.learning_rate() < 1e-3 < SMALL.learning_rate
+    started = Trainer(SMALL, SPEC, tmp_path / "new", init=tmp_path)
+    assert started.step == 0
+    for name, value in started.network.state_dict().items():
+        assert torch.equal(value, trainer.average.module.state_dict()[name]), name
+    with pytest.raises(ConfigError, match=r"checkpoint.pt: No such file.*tools.train run"):
+        Trainer(SMALL, SPEC, tmp_path / "new", init=tmp_path / "nowhere")

@@ -1,5 +1,7 @@
 """Training data: targets, augmentation and samples against closed forms. No PyTorch needed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,8 +10,9 @@ from kernels.decode import decode
 from models.grid import BevSpec
 from tests.training_frames import CAR, car_points, frame_with_a_car
 from tools.training.augment import AugmentConfig, augment, hide, mirror, paste_cars, turn
-from tools.training.dataset import CutObject, load_frames
-from tools.training.samples import SampleMaker, WindowConfig
+from tools.training.computed_tiles import ComputedConfig, draw_tiles
+from tools.training.dataset import CutObject, TrainingData, load_frames
+from tools.training.samples import SampleConfig, SampleMaker, WindowConfig
 from tools.training.targets import make_targets
 
 SPEC = BevSpec(x_max_m=12.8, y_min_m=-6.4, y_max_m=6.4)
@@ -79,24 +82,59 @@ def test_pasted_cars_stand_on_the_ground_apart_from_others():
 def test_samples_repeat_by_number():
     rng = np.random.default_rng(1)
     frames = [frame_with_a_car(rng), frame_with_a_car(rng)]
-    arguments = (frames, [], SPEC, WINDOW, AugmentConfig(), 5)
+    arguments = (TrainingData(frames, [], []), SPEC, SampleConfig(window=WINDOW), 5)
     whole, later = SampleMaker(*arguments, count=8), SampleMaker(*arguments, count=8, first=5)
     assert len(whole) == 8 and len(later) == 3
     for expected, found in zip(whole[6], later[1], strict=True):
         assert np.array_equal(expected, found)
     assert not np.array_equal(whole[6][0], whole[7][0])
-    assert whole[0][0].shape == (64, 64, 23) and whole[0][1].shape == (16, 16)
+    assert whole[0][0].shape == (64, 64, 23) and whole[0][1].shape == (16, 16) and whole[0][4].shape == (1, 4, 4)
     with pytest.raises(IndexError):
         whole[8]
+
+
+def test_samples_take_every_frame_of_both_kinds_in_turn():
+    real, simulated = (
+        [replace(frame_with_a_car(np.random.default_rng(i)), id=f"{kind}{i}") for i in range(count)]
+        for kind, count in (("real", 3), ("simulated", 2))
+    )
+    data = TrainingData(real, simulated, [])
+    maker = SampleMaker(data, SPEC, SampleConfig(simulated_share=0.25, window=WINDOW), 0, count=16)
+    names = [maker._frame(number).id for number in range(16)]
+    assert sorted(names) == sorted(4 * ["real0", "real1", "real2"] + 2 * ["simulated0", "simulated1"])
+    assert set(names[:4]) > {"real0", "real1", "real2"}
+    alone = SampleMaker(replace(data, real=[]), SPEC, SampleConfig(window=WINDOW), 0, count=2)
+    assert {alone._frame(number).id for number in range(2)} == {"simulated0", "simulated1"}
+
+
+@pytest.mark.parametrize(
+    "config, expected",
+    [
+        (ComputedConfig(everything=1), lambda tiles, around: tiles.all()),
+        (ComputedConfig(everything=0, vehicles=1, margin_m=0, false_alarms=0), np.array_equal),
+        (ComputedConfig(everything=0, vehicles=1, false_alarms=0), lambda tiles, around: tiles[around].all()),
+        (ComputedConfig(everything=0, vehicles=0, margin_m=0), lambda tiles, around: tiles.sum() == 1 and tiles[7, 0]),
+    ],
+)
+def test_drawn_tiles(config, expected):
+    occupied = np.zeros((128, 128), bool)
+    occupied[127, 3] = True
+    box = np.array([[4.8, 3.2, -1, 4, 1.6, 1.5, 0]], np.float32)  # rows 28..68, columns 24..40 of 0.1 m
+    around = np.zeros((8, 8), bool)
+    around[1:5, 1:3] = True
+    for seed in range(5):
+        tiles = draw_tiles(occupied, box, (0.0, 0.0), 0.1, config, np.random.default_rng(seed))
+        assert expected(tiles, around)
 
 
 def test_augmented_cars_keep_their_points():
     rng = np.random.default_rng(2)
     frame = frame_with_a_car(rng)
     for _ in range(10):
-        points, boxes, counted = augment(frame, [], AugmentConfig(), rng)
+        points, boxes, counted, motion = augment(frame, [], AugmentConfig(beam_dropout=0), rng)
         assert counted.tolist() == [True]
         assert points_in_box(points, boxes[0], 0.02).sum() >= 60
+        assert np.allclose(motion.origin_of(*boxes[0, :2]), frame.boxes[0, :2], atol=1e-5)
 
 
 def test_real_frames_load_with_their_labels(shared):

@@ -41,8 +41,8 @@ def test_every_frame_is_measured_on_its_own_tiles(tmp_path):
     pipeline = Pipeline(Config(model=str(write_wide_model(tmp_path / "wide.onnx")), device="cpu"))
     for number, (grid, tiles) in enumerate(sample_frames(pipeline, tmp_path, 3)):
         again = pipeline.prepare(Frame(np.fromfile(tmp_path / f"{number}.bin", np.float32).reshape(-1, 4)))
-        np.testing.assert_array_equal(grid, again[0])
-        np.testing.assert_array_equal(tiles.index, again[1].index)
+        np.testing.assert_array_equal(grid, again.grid)
+        np.testing.assert_array_equal(tiles.index, again.tiles.index)
 
 
 def test_every_stage_is_tried_in_several_sizes_and_densely():

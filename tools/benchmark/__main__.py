@@ -11,11 +11,15 @@ from detector.cli import FriendlyGroup
 # Command → module of this package that holds a command of that name; imported when asked for.
 COMMANDS = {
     "accuracy": "accuracy",
+    "budgets": "budgets",
     "cost": "cost",
     "docs": "docs",
     "kernels": "kernel_times",
+    "masks": "mask_sources",
+    "mounting": "mounting",
     "pipeline": "pipeline",
     "ptx": "ptx",
+    "road": "road",
     "sbnet": "sbnet",
     "simulation": "simulation",
     "stream": "stream",

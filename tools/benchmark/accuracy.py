@@ -1,4 +1,4 @@
-"""``python -m tools.benchmark accuracy``: average precision of sparse execution by margin, beside dense."""
+"""``python -m tools.benchmark accuracy``: average precision of sparse execution beside dense."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from detector.sources import Source, open_sources
 from tools.benchmark.report import emit, origin
 
 METRICS = ("bev", "3d", "bev_50", "3d_50")
-MARGINS_M = (0.0, 0.8, 1.2, 1.6)
 
 
 def labelled_source(source: Path, split: Path | None) -> tuple[Source, Path]:
@@ -66,7 +65,7 @@ class Run:
         facts: dict[str, Any] = {"execution": config.execution, "ap": evaluate(found, truth)[CAR]}
         if config.execution == "sparse":
             tiles = [pipeline.active_tiles(frame.load()) for frame in source.frames]
-            facts["margin_m"] = config.mask.margin_m
+            facts["mask"] = asdict(pipeline.config.mask)
             facts["tile_fraction"] = float(np.mean([len(active) / active.spec.total for active in tiles]))
         return cls(found, truth, facts)
 
@@ -80,7 +79,7 @@ def accuracy_table(record: dict[str, Any]) -> Table:
     """AP R40 moderate of every run, and its difference to dense."""
     table = Table("run", "tiles", *METRICS, title=f"Car AP R40 moderate, {record['frames']} frames")
     for run in record["runs"]:
-        name = run["execution"] + (f", {run['margin_m']:g} m" if "margin_m" in run else "")
+        name = f"{run['mask']['source']}, {run['mask']['margin_m']:g} m" if "mask" in run else run["execution"]
         tiles = f"{run['tile_fraction']:.3f}" if "tile_fraction" in run else ""
         table.add_row(name, tiles, *(_cell(run, metric) for metric in METRICS))
     return table
@@ -98,10 +97,10 @@ def _cell(run: dict[str, Any], metric: str) -> str:
 @click.argument("source", type=click.Path(path_type=Path, exists=True))
 @click.option("--split", type=click.Path(path_type=Path, exists=True), help="File that lists the frame ids to count.")
 @click.option("--config", "name", default="kitti", show_default=True, help="Shipped configuration or a YAML file.")
-@click.option("--margin", "margins", type=float, multiple=True, default=MARGINS_M, show_default=True, help="Metres.")
+@click.option("--margin", "margins", type=float, multiple=True, help="Metres besides the default, which is run first.")
 @click.option("--json", "json_file", help="Write the record as JSON; - is stdout.")
 def accuracy(source: Path, split: Path | None, name: str, margins: tuple[float, ...], json_file: str | None) -> None:
-    """Average precision on a KITTI object set: sparse with several margins around the mask, against dense.
+    """Average precision on a KITTI object set: sparse as configured, and with other margins, against dense.
 
     \b
     python -m tools.benchmark accuracy $KITTI --split configs/splits/kitti_val.txt
@@ -110,8 +109,9 @@ def accuracy(source: Path, split: Path | None, name: str, margins: tuple[float, 
     chosen, labels = labelled_source(source, split)
     dense = Run.of(replace(config, execution="dense"), chosen, labels, split)
     runs = [dense.facts]
-    for margin_m in track(margins, "margins", console=messages, transient=True):
-        sparse = replace(config, execution="sparse", mask=replace(config.mask, margin_m=margin_m))
+    masks = [config.mask, *(replace(config.mask, margin_m=margin_m) for margin_m in margins)]
+    for mask in track(masks, "masks", console=messages, transient=True):
+        sparse = replace(config, execution="sparse", mask=mask)
         runs.append(Run.of(sparse, chosen, labels, split).against(dense))
     record = {"frames": len(chosen.frames), "network": config.model, "runs": runs, **origin()}
     emit(json_file, record, accuracy_table(record))

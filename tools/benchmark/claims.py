@@ -174,7 +174,7 @@ def reduce_mask_claim(frames: Sequence[Frame], rounds: int) -> Claim:
             clock = StageClock()
             prepared = pipeline.prepare(frame, clock)
             reduce.append(clock.elapsed_ms[Stage.REDUCE.value])
-    dense = durations_ms(partial(network.run, *prepared), 0, rounds)
+    dense = durations_ms(partial(network.run, prepared.grid, prepared.tiles), 0, rounds)
     ours, baseline = float(np.median(reduce[len(frames) :])), float(np.median(dense))
     return Claim(
         "reduce_mask in a frame",

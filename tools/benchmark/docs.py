@@ -3,46 +3,20 @@
 from __future__ import annotations
 
 import inspect
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from detector.cli import messages
-from detector.config import MaskConfig
 from detector.errors import ExitCode, RoadblocksError
 from detector.files import write_whole
 from detector.matching import DIFFICULTIES
 from kernels.op import Exact, Op
 from kernels.table import OPS
-
-ROOT = Path(__file__).resolve().parents[2]
-RECORDS = ROOT / "benchmarks"
-NAMES = {"bev": "BEV, IoU 0.7", "3d": "3D, IoU 0.7", "bev_50": "BEV, IoU 0.5", "3d_50": "3D, IoU 0.5"}
-
-
-def read_record(name: str) -> Any:
-    """What ``benchmarks/NAME.json`` holds."""
-    return json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; columns after the first are aligned right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def measured(record: dict[str, Any], command: str, file: str) -> str:
-    """Where numbers come from, in one line."""
-    machine = record["machine"]
-    return (
-        f"`{command}`, {record['date'][:10]}, revision `{record['revision']}`, {machine['cores']} cores of "
-        f"{machine['cpu']}, Python {machine['python']}, onnxruntime {record['versions']['onnxruntime']} "
-        f"(`benchmarks/{file}.json`)."
-    )
+from tools.benchmark.mask_page import budget_rows, mask_rows, mounting_rows
+from tools.benchmark.pages import NAMES, ROOT, interval, markdown, mask_name, measured, read_record
 
 
 def op_rows() -> str:
@@ -66,7 +40,7 @@ def headline() -> str:
     """What it is about, in one sentence."""
     record = read_record("pipeline")
     dense, sparse = (record["modes"][mode]["total"]["p50_ms"] for mode in ("dense", "sparse"))
-    accuracy = next(run for run in read_record("accuracy")["runs"] if run.get("margin_m") == MaskConfig().margin_m)
+    _, accuracy, *_ = read_record("accuracy")["runs"]
     return (
         f"**{sparse:.0f} ms for a KITTI frame on {record['machine']['cores']} CPU cores, {dense:.0f} ms dense through "
         f"onnxruntime: {record['speedup']['sparse']['total']:.1f}× faster at the same accuracy** "
@@ -146,32 +120,18 @@ def sbnet_rows() -> str:
 
 
 def accuracy_rows() -> str:
-    """AP of dense and sparse execution, and by margin."""
+    """AP of dense and sparse execution."""
     record = read_record("accuracy")
-    dense, *sparse = record["runs"]
-    default = next(run for run in sparse if run["margin_m"] == MaskConfig().margin_m)
+    dense, default, *_ = record["runs"]
     rows = []
     for metric, name in NAMES.items():
         one, other = (run["ap"][metric]["R40"] for run in (dense, default))
         pairs = [f"{one[difficulty]:.1f} / {other[difficulty]:.1f}" for difficulty in DIFFICULTIES]
-        rows.append([name, *pairs, _interval(default["difference"][metric])])
-    first = markdown(["dense / sparse", *DIFFICULTIES, "moderate, sparse minus dense [95 %]"], rows)
-    rows = [
-        [f"{run['margin_m']:g} m", f"{run['tile_fraction']:.1%}", *(_interval(run["difference"][m]) for m in NAMES)]
-        for run in sparse
-    ]
-    second = markdown(["`mask.margin_m`", "active tiles", *NAMES.values()], rows)
+        rows.append([name, *pairs, interval(default["difference"][metric])])
+    table = markdown(["dense / sparse", *DIFFICULTIES, "moderate, sparse minus dense [95 %]"], rows)
+    text = f"Mask {mask_name(default['mask'])}, {default['tile_fraction']:.1%} of the tiles active."
     command = "python -m tools.benchmark accuracy $KITTI --split configs/splits/kitti_val.txt"
-    origin = measured(record, command, "accuracy")
-    text = (
-        f"The default margin is {default['margin_m']:g} m. A network looks beyond an object's own cells: what "
-        "the margin around the mask buys, sparse minus dense at moderate, with the interval of the paired bootstrap:"
-    )
-    return f"{first}\n\n{text}\n\n{second}\n\n{origin}"
-
-
-def _interval(difference: dict[str, float]) -> str:
-    return f"{difference['points']:+.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}]"
+    return f"{table}\n\n{text}\n\n{measured(record, command, 'accuracy')}"
 
 
 def claim_rows() -> str:
@@ -195,6 +155,9 @@ def claim_rows() -> str:
 SECTIONS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
     (ROOT / "docs" / "kernels.md", "ops", op_rows),
     (ROOT / "docs" / "kernels.md", "claims", claim_rows),
+    (ROOT / "docs" / "masks.md", "sources", mask_rows),
+    (ROOT / "docs" / "masks.md", "mountings", mounting_rows),
+    (ROOT / "docs" / "masks.md", "budgets", budget_rows),
     (ROOT / "README.md", "headline", headline),
     (ROOT / "README.md", "stream", stream_rows),
     (ROOT / "README.md", "simulator", simulator_rows),

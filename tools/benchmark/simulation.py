@@ -24,7 +24,7 @@ from detector.pipeline import Pipeline
 from detector.sources import FrameFile
 from models.network import load_network
 from tools.benchmark.accuracy import labelled_source
-from tools.benchmark.docs import NAMES
+from tools.benchmark.pages import NAMES
 from tools.benchmark.report import emit, origin
 from tools.benchmark.simulation_distance import DRAWS, Sample, draw_half, real_floor, widest_gap
 from tools.benchmark.simulation_page import GROUPS, differing, picture_file, show_distance, show_value, write_page
@@ -203,7 +203,7 @@ def simulation(
     \b
     python -m tools.benchmark simulation $KITTI drive --split configs/splits/kitti_train.txt --page docs/simulator.md
     """
-    pipeline, beams = Pipeline.from_config("kitti"), load_sensor(sensor)
+    pipeline, beams = Pipeline.from_config("kitti", device="cpu"), load_sensor(sensor)
     real_files = labelled_source(real, split)[0].frames
     simulated_files = [file for folder in simulated for file in labelled_source(folder, None)[0].frames]
     one = Measured.of(real_files, pipeline, beams, "real")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tools.benchmark.docs import NAMES, markdown, measured
+from tools.benchmark.pages import NAMES, markdown, measured
 from tools.benchmark.simulation_distance import DRAWS, HIGH
 from tools.benchmark.simulation_quantities import LOW_Z_M, NEAR_M, QUANTITIES, REFERENCE_M, SIDE_REACH_M
 

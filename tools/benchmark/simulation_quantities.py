@@ -20,7 +20,7 @@ from detector.labels import CAR, KittiLabels
 from detector.pipeline import Pipeline
 from detector.types import Frame
 from tools.benchmark.simulation_distance import Sample
-from tools.simulation.sensor import Sensor
+from tools.simulation.sensor import Sensor, rings
 
 Float64 = NDArray[np.float64]
 Bands = tuple[tuple[int, int], ...]
@@ -104,15 +104,6 @@ def measure_frame(
     return {**_points(points, sensor), **_grid(frame, pipeline), **_cars(points, cars, calibration)}
 
 
-def rings(points: NDArray[np.floating], sensor: Sensor) -> NDArray[np.int64]:
-    """(N,) int64: the beam that each point (N, 3 or more) [m, LiDAR frame] is of, 0 the uppermost."""
-    distance_m = np.hypot(points[:, 0], points[:, 1]).astype(np.float64)
-    height_m = np.asarray(sensor.beam_height_m or np.zeros(len(sensor.elevation_deg)))
-    line_m = height_m + distance_m[:, None] * np.tan(np.radians(sensor.elevation_deg))
-    nearest: NDArray[np.int64] = np.abs(line_m - points[:, 2, None]).argmin(axis=1)
-    return nearest
-
-
 def _points(points: NDArray[np.float32], sensor: Sensor) -> dict[str, Sample]:
     range_m, ring = np.hypot(points[:, 0], points[:, 1]), rings(points, sensor)
     low = (points[:, 2] < LOW_Z_M) & (range_m < NEAR_M)
@@ -132,7 +123,7 @@ def _points(points: NDArray[np.float32], sensor: Sensor) -> dict[str, Sample]:
 
 def _grid(frame: Frame, pipeline: Pipeline) -> dict[str, Sample]:
     """Shares of the detector's own grid [%]; it crops the points itself."""
-    grid, tiles = pipeline.prepare(frame)
+    grid, _, tiles = pipeline.prepare(frame)
     occupied = grid[..., :-1].any(axis=2)  # the last channel is intensity, which may be 0
     return {"cells": Sample.of([100 * occupied.mean()]), "tiles": Sample.of([100 * len(tiles) / tiles.spec.total])}
 

@@ -84,7 +84,7 @@ def _error(one: NDArray[Any], other: NDArray[Any]) -> float:
 
 def check_pipeline(frames: Frames, config: Config) -> Iterator[Check]:
     """Every frame from points to boxes on the GPU, in both precisions, with tiles and with all of them."""
-    for mask in ("occupied", "all"):
+    for mask in ("occupancy", "all"):
         settings = replace(config, mask=replace(config.mask, source=mask))
         expected = _detect(replace(settings, device="cpu"), frames)
         for precision in PIPELINE_TOLERANCE:

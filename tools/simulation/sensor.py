@@ -135,3 +135,12 @@ def load_sensor(name_or_path: str | Path) -> Sensor:
         return load_config(path, Sensor)
     except ConfigError as error:
         raise error if str(path) in str(error) else ConfigError(f"{path}: {error}") from error
+
+
+def rings(points: NDArray[np.floating], sensor: Sensor) -> NDArray[np.int64]:
+    """(N,) int64: the beam that each point (N, 3 or more) [m, LiDAR frame] is of, 0 the uppermost."""
+    distance_m = np.hypot(points[:, 0], points[:, 1]).astype(np.float64)
+    height_m = np.asarray(sensor.beam_height_m or np.zeros(len(sensor.elevation_deg)))
+    line_m = height_m + distance_m[:, None] * np.tan(np.radians(sensor.elevation_deg))
+    nearest: NDArray[np.int64] = np.abs(line_m - points[:, 2, None]).argmin(axis=1)
+    return nearest

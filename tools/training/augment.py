@@ -8,6 +8,7 @@ shadowed like a real one, through a z-buffer over the sensor's viewing direction
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from detector.boxes import points_in_box, wrap_angle
 from tools.training.dataset import CutObject, LabelledFrame
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 
 # Viewing directions of the z-buffer: about one beam of a 64-beam sensor each.
 AZIMUTH_STEP_RAD = np.radians(0.25)
@@ -31,30 +33,67 @@ class AugmentConfig:
     pasted_cars: int = 20  # tried per frame; those that collide are dropped
     rotation_rad: float = 0.4
     scale: float = 0.05
+    height_m: float = 0.05  # spread (one sigma) of the sensor's height
+    beam_dropout: float = 0.1  # share of frames that lose every other beam
     intensity_dropout: float = 0.1  # share of frames that lose their intensity
 
 
-def augment(
-    frame: LabelledFrame, objects: list[CutObject], config: AugmentConfig, rng: np.random.Generator
-) -> tuple[Float32, Float32, NDArray[np.bool_]]:
-    """A varied copy of a frame.
+@dataclass(frozen=True)
+class Motion:
+    """How a scene was moved as a whole: mirrored, turned about the sensor, scaled, lifted; in this order."""
 
-    Returns:
-        points (N, 4) float32, boxes (M, 7) float32, counted (M,) bool, as in `LabelledFrame`.
-    """
+    mirrored: bool
+    angle_rad: float
+    scale: float
+    lift_m: float
+
+    @classmethod
+    def draw(cls, config: AugmentConfig, rng: np.random.Generator) -> Motion:
+        """A random one."""
+        return cls(
+            bool(rng.random() < 0.5),
+            rng.uniform(-config.rotation_rad, config.rotation_rad),
+            rng.uniform(1 - config.scale, 1 + config.scale),
+            rng.normal(0, config.height_m),
+        )
+
+    def move(self, points: Float32, boxes: Float32) -> None:
+        """Moves points and boxes in place."""
+        if self.mirrored:
+            mirror(points, boxes)
+        turn(points, boxes, self.angle_rad)
+        points[:, :3] *= self.scale
+        boxes[:, :6] *= self.scale
+        points[:, 2] += np.float32(self.lift_m)
+        boxes[:, 2] += np.float32(self.lift_m)
+
+    def origin_of(self, x_m: Float64, y_m: Float64) -> tuple[Float64, Float64]:
+        """Where places on the ground were before."""
+        cos, sin = np.cos(self.angle_rad) / self.scale, np.sin(self.angle_rad) / self.scale
+        return cos * x_m + sin * y_m, (cos * y_m - sin * x_m) * (-1 if self.mirrored else 1)
+
+
+class Varied(NamedTuple):
+    """A varied frame: points (N, 4), boxes (M, 7), counted (M,) as in `LabelledFrame`, and how it was moved."""
+
+    points: Float32
+    boxes: Float32
+    counted: NDArray[np.bool_]
+    motion: Motion
+
+
+def augment(frame: LabelledFrame, objects: list[CutObject], config: AugmentConfig, rng: np.random.Generator) -> Varied:
+    """A varied copy of a frame."""
     points, boxes, counted = frame.points, frame.boxes, frame.counted
     if objects:
         points, boxes, counted = paste_cars(points, boxes, counted, objects, config.pasted_cars, rng)
-    points, boxes = points.copy(), boxes.copy()
-    if rng.random() < 0.5:
-        mirror(points, boxes)
-    turn(points, boxes, rng.uniform(-config.rotation_rad, config.rotation_rad))
-    scale = rng.uniform(1 - config.scale, 1 + config.scale)
-    points[:, :3] *= scale
-    boxes[:, :6] *= scale
+    points, boxes, motion = points.copy(), boxes.copy(), Motion.draw(config, rng)
+    motion.move(points, boxes)
+    if rng.random() < config.beam_dropout:
+        points = points[_view(points)[1] % 2 == 0]
     if rng.random() < config.intensity_dropout:
         points[:, 3] = 0
-    return points, boxes, counted
+    return Varied(points, boxes, counted, motion)
 
 
 def mirror(points: Float32, boxes: Float32) -> None:

@@ -47,6 +47,20 @@ class CutObject:
     points: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """What a network learns from: recorded frames, simulated ones, and the cars to paste into either."""
+
+    real: list[LabelledFrame]
+    simulated: list[LabelledFrame]
+    objects: list[CutObject]
+
+    @classmethod
+    def of(cls, real: list[LabelledFrame], simulated: list[LabelledFrame]) -> TrainingData:
+        """Cars are cut out of the recorded frames, and out of the simulated ones only where there are no others."""
+        return cls(real, simulated, cut_objects(real or simulated))
+
+
 def parse_data(text: str) -> tuple[Path, Path | None]:
     """FOLDER or FOLDER@SPLIT to its two paths."""
     folder, _, split = text.partition("@")

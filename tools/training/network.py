@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.plan import GRID_TILE, default_choice
+
 # Mean and spread of the regression channels over KITTI cars: dx, dy [m], z [m], log l, log w, log h, cos, sin.
 # The network learns normalised values; the export folds these into the last convolution.
 REGRESSION_MEAN = (0.0, 0.0, -0.95, 1.36, 0.49, 0.43, 0.0, 0.0)
@@ -37,9 +39,25 @@ class ResidualUnit(nn.Module):
         self.first = ConvBnRelu(channels, channels)
         self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, computed: Tensor | None = None) -> Tensor:
         """(N, C, H, W) to the same shape."""
-        return functional.relu(x + self.second(self.first(x)))
+        inner = where_computed(self.first(x), computed)
+        return where_computed(functional.relu(x + self.second(inner)), computed)
+
+
+class Stage(nn.Sequential):
+    """Half the resolution, then residual units."""
+
+    def __init__(self, inputs: int, width: int, units: int) -> None:
+        super().__init__(ConvBnRelu(inputs, width, 2), *(ResidualUnit(width) for _ in range(units)))
+
+    def forward(self, x: Tensor, computed: Tensor | None = None) -> Tensor:
+        """(N, inputs, H, W) to (N, width, H/2, W/2)."""
+        down, *units = self
+        out = where_computed(down(x), computed)
+        for unit in units:
+            out = unit(out, computed)
+        return out
 
 
 class Up(nn.Sequential):
@@ -49,15 +67,31 @@ class Up(nn.Sequential):
         super().__init__(nn.ConvTranspose2d(inputs, outputs, 2, 2, bias=False), nn.BatchNorm2d(outputs))
 
 
+def where_computed(x: Tensor, computed: Tensor | None) -> Tensor:
+    """A map as the tile executor leaves it: what an empty grid makes, the batch's last sample, outside active tiles.
+
+    Args:
+        x: (N, C, H, W).
+        computed: (N, 1, tile rows, tile columns) bool, tiles of `GRID_TILE` grid cells; None computes everything.
+    """
+    if computed is None:
+        return x
+    stride_of_tile = computed.shape[-1] * GRID_TILE // x.shape[-1]
+    tile_cells = default_choice(stride_of_tile).tile_cells
+    # A deep stage's tiles cover several of the grid's: one active among them computes all.
+    grid_tiles = tile_cells * stride_of_tile // GRID_TILE
+    pooled = functional.max_pool2d(computed.to(x.dtype), grid_tiles, ceil_mode=True)
+    keep = pooled.repeat_interleave(tile_cells, 2).repeat_interleave(tile_cells, 3)[:, :, : x.shape[2], : x.shape[3]]
+    return torch.where(keep > 0, x, x[-1:])
+
+
 class BevDetector(nn.Module):
     """Grid (N, C, H, W) to logits (N, 1, H/4, W/4) and normalised regression (N, 8, H/4, W/4)."""
 
     def __init__(self, channels_in: int, widths: tuple[int, ...], units: tuple[int, ...]) -> None:
         super().__init__()
-        stages = []
-        for inputs, width, count in zip((channels_in, *widths), widths, units, strict=False):
-            stages.append(nn.Sequential(ConvBnRelu(inputs, width, 2), *(ResidualUnit(width) for _ in range(count))))
-        self.stages = nn.ModuleList(stages)
+        inputs = (channels_in, *widths)
+        self.stages = nn.ModuleList(Stage(*sizes) for sizes in zip(inputs, widths, units, strict=False))
         _, w4, w8, w16 = widths
         self.up8, self.fuse8 = Up(w16, w8), ConvBnRelu(w8, w8)
         self.up4, self.fuse4 = Up(w8, w4), ResidualUnit(w4)
@@ -66,18 +100,20 @@ class BevDetector(nn.Module):
             self.head.bias.zero_()
             self.head.bias[0] = -math.log((1 - PRIOR_SCORE) / PRIOR_SCORE)
 
-    def features(self, grid: Tensor) -> Tensor:
-        """Grid (N, C, H, W) to what the heads see: (N, widths[1], H/4, W/4)."""
-        out2 = self.stages[0](grid)
-        out4 = self.stages[1](out2)
-        out8 = self.stages[2](out4)
-        out16 = self.stages[3](out8)
-        out8 = self.fuse8(functional.relu(self.up8(out16) + out8))
-        return self.fuse4(functional.relu(self.up4(out8) + out4))
+    def features(self, grid: Tensor, computed: Tensor | None = None) -> Tensor:
+        """Grid (N, C, H, W) to what the heads see: (N, widths[1], H/4, W/4); ``computed`` as in `where_computed`."""
+        out2 = self.stages[0](grid, computed)
+        out4 = self.stages[1](out2, computed)
+        out8 = self.stages[2](out4, computed)
+        out16 = self.stages[3](out8, computed)
+        out8 = where_computed(functional.relu(self.up8(out16) + out8), computed)
+        out8 = where_computed(self.fuse8(out8), computed)
+        out4 = where_computed(functional.relu(self.up4(out8) + out4), computed)
+        return self.fuse4(out4, computed)
 
-    def forward(self, grid: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, grid: Tensor, computed: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One pass; see the class for shapes."""
-        out = self.head(self.features(grid))
+        out = self.head(self.features(grid, computed))
         return out[:, :1], out[:, 1:]
 
 

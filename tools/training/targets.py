@@ -68,3 +68,22 @@ def make_targets(
         regression[:, rows, cols][:, core] = values
     ignored &= score == 0
     return score, regression, ignored
+
+
+def vehicle_cells(
+    boxes: NDArray[np.floating],
+    origin_m: tuple[float, float],
+    cell_m: float,
+    shape: tuple[int, int],
+    margin_m: float,
+) -> NDArray[np.bool_]:
+    """(rows, cols) bool: cells whose middle lies in one of the boxes (N, 7), grown by a margin on every side."""
+    cells = np.zeros(shape, bool)
+    x = origin_m[0] + (np.arange(shape[0])[:, None] + 0.5) * cell_m
+    y = origin_m[1] + (np.arange(shape[1])[None, :] + 0.5) * cell_m
+    for box in boxes:
+        cos, sin = np.cos(box[6]), np.sin(box[6])
+        along = np.abs(cos * (x - box[0]) + sin * (y - box[1]))
+        across = np.abs(cos * (y - box[1]) - sin * (x - box[0]))
+        cells |= (along < box[3] / 2 + margin_m) & (across < box[4] / 2 + margin_m)
+    return cells

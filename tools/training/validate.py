@@ -15,7 +15,7 @@ from detector.pipeline import Pipeline
 from detector.types import Frame
 from models.network import NetworkInfo
 from tools.training.dataset import LabelledFrame
-from tools.training.export import export_onnx
+from tools.training.export import export_detector
 from tools.training.network import BevDetector
 
 
@@ -37,7 +37,7 @@ def validate(network: BevDetector, info: NetworkInfo, frames: list[LabelledFrame
     """Runs the network over labelled frames as the shipped pipeline would, densely, and evaluates it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
-        export_onnx(network, info, path)
+        export_detector(network, info, path)
         pipeline = Pipeline(replace(Config(), model=str(path)))
         predictions = [
             labels_from_detections(

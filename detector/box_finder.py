@@ -1,0 +1,120 @@
+"""From the network's maps to boxes, the last stages of a frame: on the CPU, or on a GPU and back in one wait.
+
+Both begin with `start`, after which the frame's mask and tiles may be overwritten, and end with what it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.computation import TileChoice
+from detector.config import Config
+from detector.stages import Stage, StageClock
+from kernels.decode import decode
+from kernels.launch import to_device
+from kernels.nms import nms
+from kernels.pack_frame import COLUMNS, pack_frame, packed_rows, unpack_frame
+from kernels.tiles import ActiveTiles, DeviceTiles
+from kernels.transfers import Download
+from kernels.workspace import Workspace
+from models.network import NetworkInfo
+
+Float32 = NDArray[np.float32]
+Maps = tuple[Any, Any]  # score and regression
+
+
+class Found(NamedTuple):
+    """What came of a frame, in memory of its own.
+
+    Attributes:
+        boxes: (N, 7) float32, as the network sees them.
+        scores: (N,) float32.
+        tiles: the tiles that the network ran on.
+        mask: (rows, cols) bool, see `TileChoice.is_set`.
+    """
+
+    boxes: Float32
+    scores: Float32
+    tiles: ActiveTiles
+    mask: NDArray[np.bool_]
+
+
+class BoxFinder:
+    """Decode and nms on the CPU.
+
+    Args:
+        config: limits of the boxes.
+        info: of the network.
+        choice: says which mask is set.
+    """
+
+    _device = False
+
+    def __init__(self, config: Config, info: NetworkInfo, choice: TileChoice) -> None:
+        self._choice, self._nms = choice, config.nms
+        self._origin_m = (info.grid.x_min_m, info.grid.y_min_m)
+        self._cell_m = info.grid.cell_m * info.output_stride
+        self._limits = (config.score, config.nms.max_candidates)
+        self._workspace = Workspace(self._device)
+
+    def start(self, maps: Maps, mask: Any, tiles: Any, clock: StageClock) -> Callable[[], Found]:
+        """Begins with the maps of a frame.
+
+        Args:
+            maps: score (rows, cols) and regression (rows, cols, 8), float32; not overwritten before the end.
+            mask: values of the frame's mask.
+            tiles: what the network ran on.
+            clock: takes the time of the stages.
+
+        Returns:
+            What gives the boxes.
+        """
+        return partial(self._finish, maps, self._choice.is_set(mask), tiles.copy(), clock)
+
+    def _decode(self, maps: Maps) -> Any:
+        """Candidates, where the maps are."""
+        return decode(*maps, self._origin_m, self._cell_m, *self._limits, workspace=self._workspace)
+
+    def _finish(self, maps: Maps, mask: NDArray[np.bool_], tiles: ActiveTiles, clock: StageClock) -> Found:
+        with clock(Stage.DECODE):
+            boxes, scores = self._decode(maps)
+        with clock(Stage.NMS):
+            keep = nms(boxes, scores, self._nms.iou, self._nms.max_boxes, workspace=self._workspace)
+            return Found(boxes[keep], scores[keep], tiles, mask)
+
+
+class CudaBoxFinder(BoxFinder):
+    """The same on a GPU: `start` only queues, with the way back of boxes, tiles and mask."""
+
+    _device = True
+
+    def __init__(self, config: Config, info: NetworkInfo, choice: TileChoice) -> None:
+        super().__init__(config, info, choice)
+        rows = packed_rows(config.nms.max_boxes, max(choice.spec.total, 1))
+        self._packed = to_device(np.zeros((rows, COLUMNS), np.float32))
+        self._packed_back, self._mask_back = Download(), Download()
+
+    def start(self, maps: Maps, mask: Any, tiles: DeviceTiles, clock: StageClock) -> Callable[[], Found]:
+        """Queues all there is to do, on this thread's stream. Arguments and result as on the CPU."""
+        limits = self._nms.iou, self._nms.max_boxes
+        with clock.on_device(Stage.DECODE):
+            found = self._decode(maps)
+        with clock.on_device(Stage.NMS):
+            keep = nms(found.boxes, found.scores, *limits, found.count, self._workspace)
+            arrays = (found.boxes, found.scores, keep.index, keep.count, tiles.index, tiles.count)
+            pack_frame(*arrays, self._choice.spec.count[1], self._nms.max_boxes, self._packed)
+            self._mask_back.queue(mask)
+            self._packed_back.queue(self._packed)
+        return partial(self._wait, clock)
+
+    def _wait(self, clock: StageClock) -> Found:
+        spec = self._choice.spec
+        boxes, scores, index = unpack_frame(self._packed_back.wait(), self._nms.max_boxes, spec.count[1])
+        mask = self._choice.is_set(self._mask_back.wait())
+        clock.settle()
+        return Found(boxes, scores, ActiveTiles(index, spec), mask)

@@ -1,0 +1,43 @@
+"""What pages are made of: records, tables, and where numbers come from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDS = ROOT / "benchmarks"
+NAMES = {"bev": "BEV, IoU 0.7", "3d": "3D, IoU 0.7", "bev_50": "BEV, IoU 0.5", "3d_50": "3D, IoU 0.5"}
+
+
+def read_record(name: str) -> Any:
+    """What ``benchmarks/NAME.json`` holds."""
+    return json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; columns after the first are aligned right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def measured(record: dict[str, Any], command: str, file: str) -> str:
+    """Where numbers come from, in one line."""
+    machine = record["machine"]
+    return (
+        f"`{command}`, {record['date'][:10]}, revision `{record['revision']}`, {machine['cores']} cores of "
+        f"{machine['cpu']}, Python {machine['python']}, onnxruntime {record['versions']['onnxruntime']} "
+        f"(`benchmarks/{file}.json`)."
+    )
+
+
+def interval(difference: dict[str, float]) -> str:
+    """A paired difference with its interval."""
+    return f"{difference['points']:+.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}]"
+
+
+def mask_name(mask: dict[str, Any]) -> str:
+    """A mask with its limits."""
+    return f"`{mask['source']}` above {mask['threshold']:g} with a margin of {mask['margin_m']:g} m"

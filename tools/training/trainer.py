@@ -1,0 +1,215 @@
+"""A training run: configuration, optimiser step, checkpoints, curve."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from detector.errors import ConfigError
+from detector.files import write_json
+from detector.machine import revision
+from models.grid import BevSpec
+from tools.training.dataset import TrainingData
+from tools.training.loss import detection_loss
+from tools.training.network import BevDetector
+from tools.training.samples import SampleConfig, SampleMaker
+
+log = logging.getLogger("roadblocks.train")
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Channels and residual units of the stages at 1/2, 1/4, 1/8 and 1/16."""
+
+    widths: tuple[int, ...] = (32, 64, 128, 192)
+    units: tuple[int, ...] = (1, 2, 2, 1)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run; `configs/train/*.yaml` names what differs."""
+
+    seed: int = 0
+    steps: int = 5000
+    batch: int = 6
+    learning_rate: float = 3e-3
+    validate_every: int = 2000
+    checkpoint_every: int = 250
+    warmup: float = 0.05  # share of the steps
+    weight_decay: float = 1e-2
+    gradient_limit: float = 10.0
+    average_decay: float = 0.998  # exponential moving average of the weights
+    iou_score: bool = True  # scores learn how well boxes fit
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    samples: SampleConfig = field(default_factory=SampleConfig)
+
+
+def build_network(config: TrainConfig, spec: BevSpec) -> BevDetector:
+    """The untrained network for a grid, channels last in memory."""
+    network = BevDetector(spec.channels, config.network.widths, config.network.units)
+    return network.to(memory_format=torch.channels_last)
+
+
+class Trainer:
+    """One run: network, its moving average, optimiser, step; saved to and resumed from a folder."""
+
+    def __init__(self, config: TrainConfig, spec: BevSpec, folder: Path, init: Path | None = None) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.folder, self.step = config, folder, 0
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = build_network(config, spec).to(self.device)
+        if init:
+            self._load(self.network, self._read(init)["average"], init, prefix="module.")
+        decay = config.average_decay
+        self.average = torch.optim.swa_utils.AveragedModel(
+            self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay), use_buffers=True
+        )
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        )
+        if (folder / CHECKPOINT).exists():
+            self._resume()
+
+    def _read(self, folder: Path) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = torch.load(folder / CHECKPOINT, map_location=self.device, weights_only=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{folder / CHECKPOINT}: {error.strerror}; expected a folder of `tools.train run`"
+            ) from error
+        return state
+
+    def _load(self, network: BevDetector, state: dict[str, Any], folder: Path, prefix: str = "") -> None:
+        values = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        try:
+            network.load_state_dict(values)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{folder / CHECKPOINT}: holds another network than the configuration's {self.config.network}; "
+                "expected the same, choose another folder"
+            ) from error
+
+    def _resume(self) -> None:
+        state = self._read(self.folder)
+        self._load(self.network, state["network"], self.folder)
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        log.info("resumed at step %d", self.step)
+
+    def save(self) -> None:
+        """Writes the checkpoint, whole or not at all."""
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+        }
+        partial = self.folder / (CHECKPOINT + ".part")
+        torch.save(state, partial)
+        os.replace(partial, self.folder / CHECKPOINT)
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then a cosine down to nearly nothing."""
+        share = self.step / self.config.steps
+        warmup = self.config.warmup
+        if share < warmup:
+            return self.config.learning_rate * share / warmup + 1e-6
+        return self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup))) + 1e-6
+
+    def train_step(self, batch: list[torch.Tensor]) -> tuple[float, float]:
+        """One optimiser step; returns the score loss and the regression loss."""
+        grid, score, target, ignored, computed = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        # NHWC seen as NCHW is PyTorch's channels-last: no copy.
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            logits, regression = self._forward(grid.permute(0, 3, 1, 2), computed)
+        losses = detection_loss(
+            logits.float(), regression.float(), score, target, ignored, iou_score=self.config.iou_score
+        )
+        self.optimizer.zero_grad()
+        (losses.score + losses.regression).backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_limit)
+        self.optimizer.step()
+        self.average.update_parameters(self.network)
+        self.step += 1
+        return losses.score.item(), losses.regression.item()
+
+    def _forward(self, grid: torch.Tensor, computed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The maps of a batch as the tile executor makes them; an empty sample at its end gives the base."""
+        if computed.all():
+            return self.network(grid)  # type: ignore[no-any-return]
+        grid, computed = torch.cat([grid, torch.zeros_like(grid[:1])]), torch.cat([computed, computed[:1]])
+        logits, regression = self.network(grid, computed)
+        return logits[:-1], regression[:-1]
+
+
+def train(
+    config: TrainConfig,
+    data: TrainingData,
+    folder: Path,
+    spec: BevSpec,
+    on_validate: Callable[[Trainer], None] = lambda trainer: None,
+    init: Path | None = None,
+) -> Trainer:
+    """Runs, or goes on with, a training; leaves `checkpoint.pt`, `config.json` and `curve.jsonl` in ``folder``.
+
+    ``on_validate`` is called every ``config.validate_every`` steps and at the end. A new run starts from the averaged
+    weights of the folder ``init``, if given.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(config, spec, folder, init)
+    write_json(
+        folder / "config.json",
+        {"train": asdict(config), "grid": spec.to_dict(), "init": init and str(init), "revision": revision()},
+    )
+    log.info(
+        "%d real frames, %d simulated, %d cars to paste, %d steps to go",
+        len(data.real),
+        len(data.simulated),
+        len(data.objects),
+        config.steps - trainer.step,
+    )
+    counts = {"count": config.steps * config.batch, "first": trainer.step * config.batch}
+    samples = SampleMaker(data, spec, config.samples, config.seed, **counts)
+    loader = DataLoader(samples, config.batch, num_workers=1, prefetch_factor=3)
+    started, first_step = time.perf_counter(), trainer.step
+    recent: list[tuple[float, float]] = []
+    trainer.network.train()
+    for batch in loader:
+        recent.append(trainer.train_step(batch))
+        if trainer.step % 50 == 0:
+            _report(folder, trainer, recent, (time.perf_counter() - started) / (trainer.step - first_step))
+            recent = []
+        if trainer.step % config.checkpoint_every == 0:
+            trainer.save()
+        if trainer.step % config.validate_every == 0 and trainer.step < config.steps:
+            on_validate(trainer)
+    trainer.save()
+    on_validate(trainer)
+    return trainer
+
+
+def _report(folder: Path, trainer: Trainer, recent: list[tuple[float, float]], step_s: float) -> None:
+    score, regression = (sum(values) / len(recent) for values in zip(*recent, strict=True))
+    row: dict[str, Any] = {
+        "step": trainer.step,
+        "score_loss": score,
+        "regression_loss": regression,
+        "step_s": step_s,
+    }
+    with (folder / "curve.jsonl").open("a") as curve:
+        curve.write(json.dumps({key: round(value, 5) for key, value in row.items()}) + "\n")
+    log.info("step %d  score %.3f  regression %.3f  %.2f s a step", trainer.step, score, regression, step_s)
