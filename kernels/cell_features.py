@@ -30,7 +30,7 @@ BANDS, BAND_MM = 16, 250
 NUMBERS = 6  # before the bands
 FEATURES = NUMBERS + BANDS
 ENOUGH_POINTS = 16  # more in a cell say no more
-PER_M, BRIGHTEST = np.float32(1000), np.float32(255)
+ZERO, PER_M, BRIGHTEST = np.float32(0), np.float32(1000), np.float32(255)
 COUNT, SUM, LOWEST, HIGHEST, BRIGHTNESS, BITS, SUMS = range(7)  # columns of the sums, and how many there are
 _NONE = 2**31 - 1  # lowest of no points
 
@@ -66,7 +66,7 @@ def cell_features_reference(
 
 def _whole(value: Any, largest: Any) -> Any:
     """The integer below, between 0 and the largest; 0 for NaN."""
-    if not value > 0:
+    if not value > ZERO:
         return 0
     return int(min(value, largest))
 
@@ -75,7 +75,9 @@ def _cell(points: Any, point: Any, numbers: Any, rows: Any, cols: Any) -> Any:
     """Flat index of a point's cell, or -1."""
     x_min, y_min, _, cell, _ = numbers
     row, col = (points[point, 0] - x_min) / cell, (points[point, 1] - y_min) / cell
-    if row >= 0 and row < rows and col >= 0 and col < cols and points[point, 2] == points[point, 2]:
+    # Single precision throughout: a whole number would make the comparison a double one.
+    inside = row >= ZERO and row < np.float32(rows) and col >= ZERO and col < np.float32(cols)
+    if inside and points[point, 2] == points[point, 2]:
         return int(row) * cols + int(col)
     return -1
 

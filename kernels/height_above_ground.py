@@ -27,6 +27,7 @@ from kernels.workspace import Workspace
 
 Float32 = NDArray[np.float32]
 EMPTY = np.float32(-1)
+_NOTHING = np.float32(0)
 
 
 def height_above_ground_reference(grid: Float32, z_bin_m: float, reach: int) -> Float32:
@@ -47,7 +48,7 @@ def _levels(grid: Any, row: Any, col: Any) -> Any:
     bins = grid.shape[2] - EXTRA_CHANNELS
     lowest, highest = bins + 1, -2
     for channel in range(bins + 2):
-        if grid[row, col, channel] > 0:
+        if grid[row, col, channel] > _NOTHING:
             level = channel
             if channel == bins:
                 level = -1
