@@ -26,7 +26,6 @@ from detector.sources import FrameFile, Source
 from detector.stages import Stage, StageClock, summarize
 from detector.types import FrameResult
 from detector.view import render_bev
-from kernels.tiles import ActiveTiles
 
 log = logging.getLogger("roadblocks")
 RECORD = "run.json"
@@ -153,7 +152,6 @@ def frame_picture(
     file: FrameFile,
     result: FrameResult,
     *,
-    tiles: ActiveTiles | None = None,
     least_score: float | None = None,
 ) -> Image.Image:
     """The BEV picture of a frame, with its labels and camera image where the source has them.
@@ -162,7 +160,6 @@ def frame_picture(
         pipeline: its grid is the map.
         file: where labels and camera image are looked for.
         result: points, boxes and stage times.
-        tiles: active tiles to show, None for none.
         least_score: of the boxes that are drawn; None for the network's display score.
     """
     display_score = pipeline.network.info.display_score
@@ -173,7 +170,7 @@ def frame_picture(
         pipeline.spec,
         labels=labels,
         ignored_labels=ignored,
-        tiles=tiles,
+        tiles=result.tiles,
         mask=result.mask,
         display_score=display_score if least_score is None else least_score,
         stage_ms=result.stage_ms,

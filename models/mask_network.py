@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.cell_features import cell_features
+from kernels.cell_features import FEATURES, cell_features
 from kernels.tiles import ActiveTiles, TileSpec
 from kernels.workspace import Workspace
 from models.errors import ModelError
 from models.grid import BevSpec
-from models.network import Network, load_network
+from models.network import INPUT_NAME, Network, load_network
 from models.plan import GRID_TILE
 from models.sparse import TileExecutor
 
@@ -77,17 +77,18 @@ class MaskNetwork:
         network: from `mask_network_of`.
 
     Raises:
-        ModelError: if the network cannot be planned, or its output has another size.
+        ModelError: if the network cannot be planned, or its input or output has another size.
     """
 
     def __init__(self, network: Network) -> None:
         self._executor = TileExecutor(network, threads=1, outputs=(MASK_NAME,))
         rows, cols, _ = network.info.grid.shape
         self._tiles = ActiveTiles.all(TileSpec.covering((rows, cols), GRID_TILE))
-        found = self._executor.plan.maps[MASK_NAME].shape[1:]
-        expected = (rows // OUTPUT_STRIDE, cols // OUTPUT_STRIDE, len(CLASSES))
+        maps = self._executor.plan.maps
+        found = maps[INPUT_NAME].shape[1:], maps[MASK_NAME].shape[1:]
+        expected = (rows, cols, FEATURES), (rows // OUTPUT_STRIDE, cols // OUTPUT_STRIDE, len(CLASSES))
         if found != expected:
-            raise ModelError(f"{network.path}: output {MASK_NAME} {found}, expected {expected}")
+            raise ModelError(f"{network.path}: reads {found[0]} and makes {found[1]}; expected {expected}")
 
     def __call__(self, grid: Float32) -> Float32:
         """Probabilities of `CLASSES`, (rows / 2, cols / 2, 2) float32, which the next call overwrites.
