@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from detector.cli import FriendlyGroup, results
@@ -31,7 +32,7 @@ def list_networks() -> None:
         accuracy = " / ".join(f"{values[level]:.1f}" for level in ("easy", "moderate", "hard")) if values else "–"
         channels = FEATURES if info.classes == CLASSES else info.grid.channels
         size = f"{info.grid.rows}×{info.grid.cols}×{channels}, {info.grid.cell_m:g} m"
-        table.add_row(info.name, size, ", ".join(info.classes), accuracy, info.licence)
+        table.add_row(*map(escape, (info.name, size, ", ".join(info.classes), accuracy, info.licence)))
     results.print(table)
 
 
@@ -57,7 +58,8 @@ def plan_table(plan: Plan) -> Table:
     table = Table("step", "map", "stage", "tile", "GFLOP", "runs")
     for line in plan.steps:
         if isinstance(line.step, DenseStep):
-            table.add_row(line.step.operator, "", "", "", "", f"densely: {line.why}")
+            # Names come from the file; rich would take [brackets] in them for its own.
+            table.add_row(escape(line.step.operator), "", "", "", "", escape(f"densely: {line.why}"))
             continue
         made, tile = line.made, f"{line.tile_cells}×{line.tile_cells}"
         assert made is not None

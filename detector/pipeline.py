@@ -18,6 +18,7 @@ from detector.budget import Budget, CostModel, first_tiles, tile_range_m
 from detector.computation import TileChoice, resolve_mask
 from detector.config import Config, SensorConfig, load_config
 from detector.errors import RoadblocksError
+from detector.frame_checks import check_seen
 from detector.mounting import Mounting
 from detector.sources import FrameFile
 from detector.stages import Stage, StageClock
@@ -140,7 +141,7 @@ class Pipeline:
             clock: takes the time of the stages.
 
         Raises:
-            FrameError: if the points have another shape or dtype.
+            FrameError: if the points have another shape or dtype, or their values make no sense.
             RoadblocksError: if another thread runs a frame on this pipeline.
         """
         if not isinstance(frame, Frame):
@@ -209,9 +210,10 @@ class Pipeline:
             detections = self._boxes(*maps, clock)
             left_out = num_active - len(ran)
             self._budget.learn(len(ran), 1e3 * (time.perf_counter() - start_s), left_out)
-        return FrameResult(
-            frame, detections, clock.elapsed_ms, len(ran), ran.spec.total, left_out, tiles=ran, mask=masked
-        )
+        camera = frame.calibration if self.config.sensor.crop_to_camera else None
+        warnings = frame.warnings + check_seen(frame.points, frame.where, self.spec, camera)
+        times, counts = clock.elapsed_ms, (len(ran), ran.spec.total, left_out)
+        return FrameResult(frame, detections, times, *counts, tiles=ran, mask=masked, warnings=warnings)
 
     def _boxes(self, score: NDArray[np.float32], regression: NDArray[np.float32], clock: StageClock) -> Detections:
         """The boxes in the network's maps."""
