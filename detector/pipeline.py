@@ -89,7 +89,7 @@ class Pipeline:
         self._mounting = Mounting.of(config.sensor, self.network.info)
         self._executor = _executor(self.network, config, threads)
         self.device = self._executor.device
-        self._buffers = self.new_buffers()
+        self._buffers = self.new_buffers(threads)
         self._user = threading.RLock()
         self.choice = TileChoice(self.spec, config.mask)
         self.tiles = self.choice.spec
@@ -153,7 +153,7 @@ class Pipeline:
     def prepare(self, frame: Frame, clock: StageClock | None = None, buffers: FrameBuffers | None = None) -> Prepared:
         """The first half of `detect`, up to the network: the BEV grid and its active tiles.
 
-        Runs no kernel on several threads, so that it may overlap the network of another frame.
+        In `new_buffers` it runs no kernel on several threads, so that it may overlap the network of another frame.
 
         Args:
             frame: the frame.
@@ -281,10 +281,14 @@ class Pipeline:
         arrivals = open_arrivals(source, clock, policy=policy, rate_hz=rate_hz, loop=loop, follow=follow, frames=frames)
         return stream_frames(self, arrivals, clock, policy, on_bad_frame)
 
-    def new_buffers(self) -> FrameBuffers:
-        """Buffers for one more frame to be prepared while others are on their way."""
+    def new_buffers(self, threads: int | None = 1) -> FrameBuffers:
+        """Buffers for one more frame to be prepared while others are on their way.
+
+        Args:
+            threads: CPU threads for it, None for all cores. More than one does not go with another frame's network.
+        """
         source = "all" if self.config.execution == "dense" else self.config.mask.source
-        return FrameBuffers(mask_source(source, self.spec, self._mask_network))
+        return FrameBuffers(mask_source(source, self.spec, self._mask_network, threads))
 
     @contextmanager
     def _one_thread(self) -> Iterator[None]:

@@ -71,17 +71,18 @@ def mask_network_of(network: Network) -> Network | None:
 
 
 class MaskNetwork:
-    """Runs a mask network on one thread, so that it may overlap the detector of another frame.
+    """Runs a mask network.
 
     Args:
         network: from `mask_network_of`.
+        threads: CPU threads, None for all cores.
 
     Raises:
         ModelError: if the network cannot be planned, or its input or output has another size.
     """
 
-    def __init__(self, network: Network) -> None:
-        self._executor = TileExecutor(network, threads=1, outputs=(MASK_NAME,))
+    def __init__(self, network: Network, threads: int | None = None) -> None:
+        self._executor = TileExecutor(network, threads=threads, outputs=(MASK_NAME,))
         rows, cols, _ = network.info.grid.shape
         self._tiles = ActiveTiles.all(TileSpec.covering((rows, cols), GRID_TILE))
         maps = self._executor.plan.maps

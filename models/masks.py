@@ -40,10 +40,10 @@ MAP = "map:FILE"
 LIMITS = {
     "all": Limits(0.0, 0.0),
     "occupancy": Limits(-0.5, 1.2),  # metres above the ground: any point at all
-    "road": Limits(0.5, 1.2),
-    "road+occupancy": Limits(0.5, 1.2),
-    "foreground": Limits(0.1, 0.8),
-    "foreground+occupancy": Limits(0.1, 0.8),
+    "road": Limits(0.1, 1.2),
+    "road+occupancy": Limits(0.1, 1.2),
+    "foreground": Limits(0.2, 1.2),
+    "foreground+occupancy": Limits(0.2, 1.2),
     MAP: Limits(0.5, 1.2),
 }
 SOURCES = tuple(LIMITS)
@@ -110,11 +110,12 @@ class Predicted:
         network: the mask network's file.
         name: one of `CLASSES`.
         occupied: whether something has to rise above the ground as well.
+        threads: CPU threads, None for all cores.
     """
 
-    def __init__(self, spec: BevSpec, network: Network, name: str, occupied: bool) -> None:
+    def __init__(self, spec: BevSpec, network: Network, name: str, occupied: bool, threads: int | None) -> None:
         self.ranks = name == "foreground"
-        self._occupancy, self._network, self._workspace = Occupancy(spec), MaskNetwork(network), Workspace()
+        self._occupancy, self._network, self._workspace = Occupancy(spec), MaskNetwork(network, threads), Workspace()
         self._channel, self._occupied = CLASSES.index(name), occupied
         self._mask = np.zeros(self._occupancy.spec.shape[:2], np.float32)
 
@@ -128,13 +129,14 @@ class Predicted:
         return self._mask
 
 
-def mask_source(name: str, spec: BevSpec, network: Network | None) -> MaskSource:
+def mask_source(name: str, spec: BevSpec, network: Network | None, threads: int | None = None) -> MaskSource:
     """The source of a name.
 
     Args:
         name: one of `SOURCES`, FILE being a path.
         spec: the detector's grid.
         network: the mask network's file, where there is one.
+        threads: CPU threads for it, None for all cores.
 
     Raises:
         ModelError: if it needs a mask network and there is none.
@@ -149,4 +151,4 @@ def mask_source(name: str, spec: BevSpec, network: Network | None) -> MaskSource
         return MapCells(spec, Path(name.removeprefix("map:")))
     if network is None:
         raise ModelError(f"mask {name}: the model has no mask network beside it; expected mask occupancy or all")
-    return Predicted(spec, network, base, bool(joined))
+    return Predicted(spec, network, base, bool(joined), threads)
