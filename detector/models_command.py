@@ -9,8 +9,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from detector.cli import FriendlyGroup, results
-from kernels.cell_features import FEATURES
-from models.mask_network import CLASSES
 from models.network import load_network, network_folder
 from models.plan import Plan, make_plan
 from models.steps import DenseStep
@@ -30,8 +28,7 @@ def list_networks() -> None:
         info = load_network(path).info
         values = info.ap.get("Car", {}).get("bev", {}).get("R40", {})
         accuracy = " / ".join(f"{values[level]:.1f}" for level in ("easy", "moderate", "hard")) if values else "–"
-        channels = FEATURES if info.classes == CLASSES else info.grid.channels
-        size = f"{info.grid.rows}×{info.grid.cols}×{channels}, {info.grid.cell_m:g} m"
+        size = f"{info.grid.rows}×{info.grid.cols}, {info.grid.cell_m:g} m"
         table.add_row(*map(escape, (info.name, size, ", ".join(info.classes), accuracy, info.licence)))
     results.print(table)
 
