@@ -23,7 +23,8 @@ def models() -> None:
 @models.command("list")
 def list_networks() -> None:
     """Shipped networks with their grid and accuracy."""
-    table = Table("network", "grid", "classes", "BEV AP R40 at 0.7 (easy, moderate, hard)", "licence")
+    table = Table("network", "grid", "classes", "BEV AP R40 at 0.7 (easy, moderate, hard)")
+    table.add_column("licence", min_width=len("non-commercial)"))
     for path in sorted(network_folder().glob("*.onnx")):
         info = load_network(path).info
         values = info.ap.get("Car", {}).get("bev", {}).get("R40", {})
