@@ -15,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.errors import LabelError
-from detector.files import write_whole
+from detector.files import read_text, write_whole
 
 DEFAULT_IMAGE_SIZE = (1242, 375)
+MAX_FILE_BYTES = 1_000_000  # KITTI's have some 4,000
+MAX_ENTRY = 1e6  # metres or pixels: beyond is nonsense whose products overflow
+MAX_IMAGE_SIDE = 100_000
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Calibration:
         image_size: (width, height) in pixels.
 
     Raises:
-        LabelError: if a matrix has another shape or cannot be inverted.
+        LabelError: if a matrix has another shape or senseless entries or cannot be inverted, or the image has no size.
     """
 
     camera_from_lidar: NDArray[np.float64]
@@ -42,6 +45,10 @@ class Calibration:
             found = getattr(self, name)
             if np.shape(found) != shape or not np.isfinite(found).all():
                 raise LabelError(f"calibration: {name} has shape {np.shape(found)}, expected {shape}, all finite")
+            if np.abs(found).max() > MAX_ENTRY:
+                raise LabelError(f"calibration: {name} holds {np.abs(found).max():g}, expected at most {MAX_ENTRY:g}")
+        if not all(1 <= side <= MAX_IMAGE_SIDE for side in self.image_size):
+            raise LabelError(f"calibration: image size {self.image_size}, expected 1 to {MAX_IMAGE_SIDE} pixels a side")
         if abs(np.linalg.det(self.camera_from_lidar[:3, :3])) < 1e-6:
             raise LabelError("calibration: camera_from_lidar cannot be inverted; expected a rotation")
 
@@ -167,7 +174,7 @@ def _rectified(
 def read_matrices(path: Path) -> dict[str, NDArray[np.float64]]:
     """Every ``key: numbers`` line of a KITTI calibration file; lines of other content (dates) are passed over."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_text(path, MAX_FILE_BYTES)
     except OSError as error:
         raise LabelError(f"{path}: cannot be read ({error.strerror}); expected a KITTI calibration file") from error
     values = {}

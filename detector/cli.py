@@ -298,6 +298,9 @@ def _print_summary(summary: dict[str, Any], out: Path, json_file: str | None) ->
         Text(f"{summary['frames']} frames{resumed}, {summary['boxes']} boxes{skipped}. Output: {out}"),
         soft_wrap=True,
     )
+    if summary["faults"]:
+        counts = ", ".join(f"{fault}: {count}" for fault, count in summary["faults"].items())
+        results.print(Text(f"Frames by what was wrong or doubtful: {counts}"), soft_wrap=True)
 
 
 def stage_table(stages: dict[str, dict[str, float]]) -> Table:

@@ -6,6 +6,7 @@ Unknown keys are errors at every level, with a suggestion; YAML is loaded safely
 from __future__ import annotations
 
 import difflib
+import reprlib
 import types
 import typing
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 import yaml
 
 from detector.errors import ConfigError
+from detector.files import read_small
 
 T = TypeVar("T")
 
@@ -27,6 +29,7 @@ MAX_FILE_BYTES = 100_000
 MAX_BUDGET_MS = 1e6
 MAX_HEIGHT_M = 100.0
 MAX_INTENSITY_SCALE = 1e6
+MAX_NUMBER = 1e15  # of any value: beyond, floats and the kernels' integers give up
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,15 @@ def config_folder() -> Path:
     return Path(str(resources.files("configs")))
 
 
+class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """Safe YAML without aliases: nobody needs them for a page of settings, and nested ones unfold into gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"alias *{self.peek_event().anchor}; expected every value written out")
+        return super().compose_node(parent, index)
+
+
 def load_config(name_or_path: str | Path, cls: type[T] = Config) -> T:  # type: ignore[assignment]
     """The configuration of a shipped name ("kitti") or a YAML file, checked key by key.
 
@@ -120,15 +132,15 @@ def load_config(name_or_path: str | Path, cls: type[T] = Config) -> T:  # type: 
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = config_folder() / f"{name_or_path}.yaml"
-    if not path.is_file():
-        shipped = ", ".join(sorted(file.stem for file in config_folder().glob("*.yaml")))
-        raise ConfigError(f"{name_or_path}: no such configuration; expected a .yaml file or one of: {shipped}")
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_FILE_BYTES}")
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        values = yaml.load(read_small(path, MAX_FILE_BYTES).decode("utf-8-sig"), _PlainLoader)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        shipped = ", ".join(sorted(file.stem for file in config_folder().glob("*.yaml")))
+        raise ConfigError(
+            f"{name_or_path}: no such configuration; expected a .yaml file or one of: {shipped}"
+        ) from error
+    except Exception as error:  # what PyYAML's constructors stumble over, they raise as it comes
+        reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"{path}: not a readable YAML file: {reason}") from error
     return from_mapping(cls, {} if values is None else values, str(path))
 
@@ -146,9 +158,9 @@ def from_mapping(cls: type[T], values: Any, where: str) -> T:
     checked: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
+            close = difflib.get_close_matches(_shown(key), known, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"expected one of: {', '.join(sorted(known))}"
-            raise ConfigError(f"{where}: unknown key '{key}'; {hint}")
+            raise ConfigError(f"{where}: unknown key {_shown(key)}; {hint}")
         checked[key] = _checked(types_of[key], value, f"{where}: {key}")
     return cls(**checked)
 
@@ -161,12 +173,21 @@ def _checked(kind: Any, value: Any, where: str) -> Any:
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)[0]
         if not isinstance(value, list):
-            raise ConfigError(f"{where} is {value!r}, expected a list")
+            raise ConfigError(f"{where} is {_shown(value)}, expected a list")
         return tuple(_checked(inner, item, where) for item in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        if abs(value) > 1e15:
-            raise ConfigError(f"{where} is an integer of {len(str(value))} digits, expected float")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and abs(value) > MAX_NUMBER:
+        raise ConfigError(f"{where} is {_shown(value)}, expected {kind.__name__}, at most {MAX_NUMBER:g}")
+    if kind is float and is_number:
         return float(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{where} is {value!r}, expected {kind.__name__}")
+        raise ConfigError(f"{where} is {_shown(value)}, expected {kind.__name__}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, of bearable length."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python does not print integers of thousands of digits
+        return "a number of thousands of digits"

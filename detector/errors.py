@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 from models.errors import MissingExtraError, ModelError, RoadblocksError
 
@@ -10,9 +10,11 @@ __all__ = [
     "ConfigError",
     "ExitCode",
     "FrameError",
+    "FrameFault",
     "LabelError",
     "MissingExtraError",
     "ModelError",
+    "OutputError",
     "RoadblocksError",
     "SourceError",
 ]
@@ -26,8 +28,41 @@ class SourceError(RoadblocksError):
     """A SOURCE that is missing, empty or of no known layout."""
 
 
+class OutputError(RoadblocksError):
+    """A file that cannot be written: disk full, a read-only folder, another run at work in it."""
+
+
+class FrameFault(StrEnum):
+    """What can be wrong with a frame; runs count these."""
+
+    # The frame is refused.
+    UNREADABLE = "unreadable"  # no file, no permission, no file of points
+    TRUNCATED = "truncated"
+    TOO_MANY = "too many points"
+    NOT_FINITE = "not finite"  # too large a share of NaN and infinity
+    INTENSITY = "intensity"  # no scale in use
+    CALIBRATION = "calibration"
+    ARRAY = "array"  # from the API: wrong type, dtype or shape
+    # The frame is used, with a warning.
+    EMPTY = "no points"
+    DROPPED = "points dropped"  # a few NaN and infinities
+    CLIPPED = "intensity clipped"
+    SCALED = "intensity scaled"
+    NOT_METRES = "not metres"
+    AXES = "axes swapped"
+    OUTSIDE = "outside the grid"
+
+
 class FrameError(RoadblocksError):
-    """One bad frame: truncated, wrong type, too many NaN. The run may go on without it."""
+    """One bad frame: truncated, wrong type, too many NaN. The run may go on without it.
+
+    Attributes:
+        fault: its kind.
+    """
+
+    def __init__(self, message: str, fault: FrameFault = FrameFault.UNREADABLE) -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class LabelError(RoadblocksError):

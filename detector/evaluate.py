@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from detector.errors import LabelError
+from detector.files import read_text
 from detector.labels import CAR, KittiLabels, read_labels
 from detector.matching import DIFFICULTIES, METRICS, Difficulty, FramePair, Metric
 
@@ -28,6 +29,7 @@ Float64 = NDArray[np.float64]
 AveragePrecision = dict[str, dict[str, dict[str, float]]]
 
 NUM_RECALLS = 41
+MAX_SPLIT_BYTES = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ def _label_files(folder: Path) -> dict[str, Path]:
 def _read_split(split: Path, label_files: dict[str, Path], labels: Path) -> tuple[str, ...]:
     """The frame ids of a split file, each once, in its order."""
     try:
-        ids = tuple(dict.fromkeys(split.read_text(encoding="utf-8", errors="replace").split()))
+        ids = tuple(dict.fromkeys(read_text(split, MAX_SPLIT_BYTES).split()))
     except OSError as error:
         raise LabelError(
             f"{split}: cannot be read ({error.strerror}); expected a text file, one id per line"

@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.errors import LabelError
+from detector.files import read_text
 
 Float64 = NDArray[np.float64]
 
 # A car's label line is about 90 bytes; a file this long is no label file, whatever its name says.
 MAX_FILE_BYTES = 4_000_000
 NUMBERS_WITHOUT_SCORE = 14
+MAX_NUMBER = 1e6  # pixels, metres, radians: beyond is nonsense whose products overflow
 
 # What we detect, and the class that KITTI's evaluation neither asks for nor counts as false.
 CAR, NEIGHBOUR = "Car", "Van"
@@ -95,14 +97,10 @@ def read_labels(path: Path) -> KittiLabels:
     """The objects of one label or result file; an empty file has none.
 
     Raises:
-        LabelError: if the file cannot be read, or a line has another number of columns or no finite numbers.
+        LabelError: if the file cannot be read, or a line has another number of columns or numbers beyond sense.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise LabelError(
-                f"{path}: {path.stat().st_size} bytes, expected at most {MAX_FILE_BYTES}: not a label file"
-            )
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_text(path, MAX_FILE_BYTES)
     except OSError as error:
         raise LabelError(f"{path}: cannot be read ({error.strerror}); expected a KITTI label file") from error
     types: list[str] = []
@@ -116,9 +114,11 @@ def read_labels(path: Path) -> KittiLabels:
         try:
             row = [float(word) for word in words[1:]]
         except ValueError as error:
-            raise LabelError(f"{path}, line {number}: {error}; expected a name and numbers") from error
+            raise LabelError(f"{path}, line {number}: {str(error)[:100]}; expected a name and numbers") from error
         if not np.isfinite(row).all():
             raise LabelError(f"{path}, line {number}: holds NaN or infinity; expected finite numbers")
+        if max(map(abs, row)) > MAX_NUMBER:
+            raise LabelError(f"{path}, line {number}: holds {max(row, key=abs):g}; expected at most {MAX_NUMBER:g}")
         types.append(words[0])
         rows.append(row if len(row) > NUMBERS_WITHOUT_SCORE else [*row, np.nan])
     return KittiLabels.from_table(tuple(types), np.array(rows, np.float64))

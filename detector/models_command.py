@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from detector.cli import FriendlyGroup, results
-from kernels.cell_features import FEATURES
-from models.mask_network import CLASSES
 from models.network import load_network, network_folder
 from models.plan import Plan, make_plan
 from models.steps import DenseStep
@@ -24,14 +23,14 @@ def models() -> None:
 @models.command("list")
 def list_networks() -> None:
     """Shipped networks with their grid and accuracy."""
-    table = Table("network", "grid", "classes", "BEV AP R40 at 0.7 (easy, moderate, hard)", "licence")
+    table = Table("network", "grid", "classes", "BEV AP R40 at 0.7 (easy, moderate, hard)")
+    table.add_column("licence", min_width=len("non-commercial)"))
     for path in sorted(network_folder().glob("*.onnx")):
         info = load_network(path).info
         values = info.ap.get("Car", {}).get("bev", {}).get("R40", {})
         accuracy = " / ".join(f"{values[level]:.1f}" for level in ("easy", "moderate", "hard")) if values else "–"
-        channels = FEATURES if info.classes == CLASSES else info.grid.channels
-        size = f"{info.grid.rows}×{info.grid.cols}×{channels}, {info.grid.cell_m:g} m"
-        table.add_row(info.name, size, ", ".join(info.classes), accuracy, info.licence)
+        size = f"{info.grid.rows}×{info.grid.cols}, {info.grid.cell_m:g} m"
+        table.add_row(*map(escape, (info.name, size, ", ".join(info.classes), accuracy, info.licence)))
     results.print(table)
 
 
@@ -57,7 +56,8 @@ def plan_table(plan: Plan) -> Table:
     table = Table("step", "map", "stage", "tile", "GFLOP", "runs")
     for line in plan.steps:
         if isinstance(line.step, DenseStep):
-            table.add_row(line.step.operator, "", "", "", "", f"densely: {line.why}")
+            # Names come from the file; rich would take [brackets] in them for its own.
+            table.add_row(escape(line.step.operator), "", "", "", "", escape(f"densely: {line.why}"))
             continue
         made, tile = line.made, f"{line.tile_cells}×{line.tile_cells}"
         assert made is not None

@@ -20,6 +20,7 @@ from detector.buffers import FrameBuffers, Prepared, new_buffers
 from detector.computation import TileChoice, resolve_mask
 from detector.config import Config, SensorConfig, load_config
 from detector.errors import RoadblocksError
+from detector.frame_checks import check_seen
 from detector.mounting import Mounting
 from detector.sources import FrameFile
 from detector.stages import Stage, StageClock
@@ -67,7 +68,7 @@ class Pipeline:
         self.device = self._executor.device
         self._on_device = isinstance(self._executor, CudaTileExecutor)
         self._stream = cuda.stream() if self._on_device else None
-        self._buffers = self.new_buffers()
+        self._buffers = self.new_buffers(threads)
         self._user = threading.RLock()
         self.choice = TileChoice(self.spec, config.mask)
         self.tiles = self.choice.spec
@@ -120,7 +121,7 @@ class Pipeline:
             clock: takes the time of the stages.
 
         Raises:
-            FrameError: if the points have another shape or dtype.
+            FrameError: if the points have another shape or dtype, or their values make no sense.
             RoadblocksError: if another thread runs a frame on this pipeline.
         """
         if not isinstance(frame, Frame):
@@ -132,7 +133,8 @@ class Pipeline:
     def prepare(self, frame: Frame, clock: StageClock | None = None, buffers: FrameBuffers | None = None) -> Prepared:
         """The first half of `detect`, up to the network: the BEV grid and its active tiles.
 
-        Runs no kernel on several threads, so that it may overlap the network of another frame. On a GPU it is queued.
+        In `new_buffers` it runs no kernel on several threads, so that it may overlap the network of another frame. On a
+        GPU it is queued.
 
         Args:
             frame: the frame.
@@ -200,8 +202,11 @@ class Pipeline:
             found = finish()
             ran = found.tiles
             self._budget.learn(len(ran), 1e3 * (time.perf_counter() - start_s), left_out)
-        counts = (len(ran), ran.spec.total, left_out)
-        return FrameResult(frame, self._detections(found), clock.elapsed_ms, *counts, tiles=ran, mask=found.mask)
+        camera = frame.calibration if self.config.sensor.crop_to_camera else None
+        warnings = frame.warnings + check_seen(frame.points, frame.where, self.spec, camera)
+        times, counts = clock.elapsed_ms, (len(ran), ran.spec.total, left_out)
+        detections = self._detections(found)
+        return FrameResult(frame, detections, times, *counts, tiles=ran, mask=found.mask, warnings=warnings)
 
     def _within_budget(self, prepared: Prepared, clock: StageClock) -> tuple[Any, int]:
         """The active tiles that may run, and how many may not. Without a budget, nobody waits to know their number."""
@@ -272,10 +277,15 @@ class Pipeline:
         arrivals = open_arrivals(source, clock, policy=policy, rate_hz=rate_hz, loop=loop, follow=follow, frames=frames)
         return stream_frames(self, arrivals, clock, policy, on_bad_frame)
 
-    def new_buffers(self) -> FrameBuffers:
-        """Buffers for one more frame to be prepared while others are on their way."""
+    def new_buffers(self, threads: int | None = 1) -> FrameBuffers:
+        """Buffers for one more frame to be prepared while others are on their way.
+
+        Args:
+            threads: CPU threads for it, None for all cores. More than one does not go with another frame's network.
+        """
         source = "all" if self.config.execution == "dense" else self.config.mask.source
-        return new_buffers(mask_source(source, self.spec, self._mask_network, self._on_device), self._on_device)
+        mask = mask_source(source, self.spec, self._mask_network, threads, self._on_device)
+        return new_buffers(mask, self._on_device)
 
     def _queue(self) -> AbstractContextManager[None]:
         """Where kernels of the ``with`` body are queued: on a GPU every pipeline has a stream of its own."""

@@ -1,12 +1,11 @@
 """Readers of point files: KITTI's .bin, and .pcd and .ply through Open3D.
 
-Whatever the file, the result is what `detector.types.Frame` wants, or a `FrameError` that names the file.
+Whatever the file, the result has the form that `detector.types.Frame` wants, or is a `FrameError` that names the file.
+What the values say is checked there.
 """
 
 from __future__ import annotations
 
-import functools
-import logging
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.errors import FrameError, MissingExtraError
-
-log = logging.getLogger("roadblocks")
+from detector.errors import FrameError, FrameFault, MissingExtraError
+from detector.frame_checks import check_count
 
 Float32 = NDArray[np.float32]
 
 POINT_SUFFIXES = (".bin", ".pcd", ".ply")
-# A rotating LiDAR gives a few hundred thousand points a turn: more is a map, or a header that lies.
-MAX_POINTS = 5_000_000
-MAX_NONFINITE_SHARE = 0.05
 BYTES_PER_POINT = 16
-# Highest values of the intensity scales in use: already 0..1, 8 bit, 16 bit.
-INTENSITY_SCALES = (1.0, 255.0, 65535.0)
 INTENSITY_NAMES = ("intensity", "reflectance", "reflectivity", "scalar_intensity")
 MAX_HEADER_BYTES = 65_536
+MAX_FIELDS = 1000
+CHUNK_BYTES = 1 << 20
 PLY_TYPES = {
     1: b"char uchar int8 uint8",
     2: b"short ushort int16 uint16",
@@ -41,18 +36,16 @@ OPEN3D_LIBRARIES = "libusb-1.0-0 libegl1 libgl1 libx11-6 libudev1 libidn2-0"
 
 
 def read_points(path: Path) -> Float32:
-    """The points of one file, fit for a `Frame`.
-
-    Non-finite points are dropped, and intensities of 8 or 16 bits scaled to 0..1, with a logged warning.
+    """The points of one file, for a `Frame`.
 
     Args:
         path: a .bin (float32 x, y, z, intensity), .pcd or .ply file; coordinates in metres, LiDAR frame.
 
     Returns:
-        (N, 4) float32, columns x, y, z [m, LiDAR frame] and intensity [0, 1]; N may be 0.
+        (N, 4) float32, columns x, y, z [m, LiDAR frame] and intensity, values as in the file; N may be 0.
 
     Raises:
-        FrameError: if the file cannot be read, is truncated or too large, or its values make no sense.
+        FrameError: if the file cannot be read, is truncated or too large.
         MissingExtraError: if a .pcd or .ply file needs Open3D and it cannot be imported.
     """
     try:
@@ -64,22 +57,23 @@ def read_points(path: Path) -> Float32:
     if path.suffix.lower() not in POINT_SUFFIXES:
         raise FrameError(f"{path}: unknown kind of file, expected {', '.join(POINT_SUFFIXES)}")
     try:
-        points = _read_bin(path, status.st_size) if path.suffix.lower() == ".bin" else _read_with_open3d(path)
+        return _read_bin(path, status.st_size) if path.suffix.lower() == ".bin" else _read_with_open3d(path)
     except OSError as error:
         raise FrameError(f"{path}: cannot be read ({error.strerror or error}); expected a point file") from error
-    return _scaled(path, _finite(path, points))
 
 
 def _read_bin(path: Path, num_bytes: int) -> Float32:
     if num_bytes % BYTES_PER_POINT:
         raise FrameError(
             f"{path}: {num_bytes} bytes, expected a multiple of {BYTES_PER_POINT}, float32 x y z intensity: "
-            "the file is truncated or of another format; copy it again"
+            "the file is truncated or of another format; copy it again",
+            FrameFault.TRUNCATED,
         )
-    _check_count(path, num_bytes // BYTES_PER_POINT)
+    check_count(str(path), num_bytes // BYTES_PER_POINT)
     values = np.fromfile(path, "<f4")
     if values.nbytes != num_bytes:
-        raise FrameError(f"{path}: read {values.nbytes} bytes, expected {num_bytes}; is it still being written?")
+        text = f"{path}: read {values.nbytes} bytes, expected {num_bytes}; is it still being written?"
+        raise FrameError(text, FrameFault.TRUNCATED)
     return values.reshape(-1, 4).astype(np.float32, copy=False)
 
 
@@ -87,7 +81,7 @@ def _read_with_open3d(path: Path) -> Float32:
     """Points of a .pcd or .ply file; zeros where it holds no intensity."""
     header = _read_header(path)
     expected = header.num_points
-    _check_count(path, expected)
+    check_count(str(path), expected)
     if expected == 0:  # Open3D calls such a file broken; it is not
         return np.zeros((0, 4), np.float32)
     _check_complete(path, header)
@@ -104,7 +98,8 @@ def _read_with_open3d(path: Path) -> Float32:
     if positions.shape != (expected, 3):
         raise FrameError(
             f"{path}: {len(positions)} points could be read, expected the {expected} its header promises: "
-            "the file is truncated or broken; copy it again"
+            "the file is truncated or broken; copy it again",
+            FrameFault.TRUNCATED,
         )
     points = np.zeros((expected, 4), np.float32)
     points[:, :3] = positions
@@ -161,35 +156,44 @@ def _read_header(path: Path) -> _Header:
                     break
                 case [b"end_header"]:
                     break
+        counts = counts or [1] * len(sizes)
         if num_points < 0 or not sizes or not encoding:
             raise ValueError("number of points, their fields or encoding are not told")
+        sensible = set(sizes) <= set(PLY_TYPES) and len(counts) == len(sizes)
+        if not sensible or min(counts) < 1 or sum(counts) > MAX_FIELDS:
+            raise ValueError("the sizes or counts of its fields make no sense")
     except (ValueError, KeyError) as error:
         raise FrameError(f"{path}: no header of a {path.suffix} file ({error}); export it again") from error
-    counts = counts or [1] * len(sizes)
-    point_bytes = sum(size * count for size, count in zip(sizes, counts, strict=False))
+    point_bytes = sum(size * count for size, count in zip(sizes, counts, strict=True))
     return _Header(num_points, encoding.decode("ascii", "replace"), sum(counts), point_bytes, offset)
 
 
 def _check_complete(path: Path, header: _Header) -> None:
     """Refuses truncated files: Open3D fills the points that are missing with whatever was in memory."""
-    body = path.read_bytes()[header.body_offset :]
     if header.encoding == "ascii":
-        space = np.frombuffer(b" " + body, np.uint8) <= ord(" ")
-        found, expected, unit = int(np.count_nonzero(space[:-1] & ~space[1:])), header.num_fields, "numbers"
+        found, expected, unit = _count_words(path, header.body_offset), header.num_fields, "numbers"
     elif header.encoding == "binary_compressed":  # its body starts with its size, which Open3D checks
         return
     else:
-        found, expected, unit = len(body), header.point_bytes, "bytes"
+        found, expected, unit = path.stat().st_size - header.body_offset, header.point_bytes, "bytes"
     if found < expected * header.num_points:
         raise FrameError(
             f"{path}: {found} {unit} after the header, expected {expected * header.num_points} "
-            f"for {header.num_points} points: the file is truncated; copy it again"
+            f"for {header.num_points} points: the file is truncated; copy it again",
+            FrameFault.TRUNCATED,
         )
 
 
-def _check_count(path: Path, count: int) -> None:
-    if count > MAX_POINTS:
-        raise FrameError(f"{path}: {count} points, expected at most {MAX_POINTS}; split it into single sweeps")
+def _count_words(path: Path, offset: int) -> int:
+    """Words of a text file from a byte on, read in pieces: its size is whatever somebody made it."""
+    count, before = 0, b" "
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        while piece := stream.read(CHUNK_BYTES):
+            space = np.frombuffer(before + piece, np.uint8) <= ord(" ")
+            count += int(np.count_nonzero(space[:-1] & ~space[1:]))
+            before = piece[-1:]
+    return count
 
 
 def import_open3d(need: str) -> Any:
@@ -208,40 +212,3 @@ def import_open3d(need: str) -> Any:
             f"a system library is missing; on Debian and Ubuntu: apt-get install {OPEN3D_LIBRARIES}"
         ) from error
     return open3d
-
-
-def _finite(path: Path, points: Float32) -> Float32:
-    """The points without NaN and infinity, if they are few."""
-    finite = np.isfinite(points).all(axis=1)
-    num_bad = len(points) - int(np.count_nonzero(finite))
-    if num_bad == 0:
-        return points
-    if num_bad > MAX_NONFINITE_SHARE * len(points):
-        raise FrameError(
-            f"{path}: {num_bad} of {len(points)} points hold NaN or infinity, expected at most "
-            f"{MAX_NONFINITE_SHARE:.0%}: check the recorder, or drop them before"
-        )
-    log.warning("%s: dropped %d of %d points that hold NaN or infinity", path, num_bad, len(points))
-    return points[finite]
-
-
-def _scaled(path: Path, points: Float32) -> Float32:
-    """The points with intensities in 0..1, scaled in place."""
-    if not len(points):
-        return points
-    low, high = float(points[:, 3].min()), float(points[:, 3].max())
-    scale = next((scale for scale in INTENSITY_SCALES if high <= scale), None)
-    if low < 0 or scale is None:
-        raise FrameError(
-            f"{path}: intensities run from {low:g} to {high:g}, expected 0..1 (or 0..255, 0..65535): "
-            "the columns must be x, y, z, intensity"
-        )
-    if scale > 1:
-        _warn_scaled(path.parent, scale)
-        points[:, 3] /= scale
-    return points
-
-
-@functools.cache  # one warning a folder: its files are alike
-def _warn_scaled(folder: Path, scale: float) -> None:
-    log.warning("%s: intensities reach beyond 1; taken as 0..%g and scaled to 0..1", folder, scale)

@@ -17,19 +17,23 @@ from PIL import Image
 from detector.boxes import boxes_from_labels
 from detector.calibration import Calibration
 from detector.errors import FrameError, LabelError, SourceError
-from detector.files import write_json
+from detector.files import locked, read_text, told_by_name, write_json
+from detector.frame_checks import WarningLog
 from detector.labels import CAR, NEIGHBOUR, read_labels
 from detector.machine import machine, revision, versions
 from detector.pipeline import Pipeline
-from detector.sinks import OutputFolder
-from detector.sources import FrameFile, Source
+from detector.sinks import OutputFolder, check_ours, clear_output
+from detector.sources import BAD_IMAGE, FrameFile, Source, open_camera_image
 from detector.stages import Stage, StageClock, summarize
 from detector.types import FrameResult
 from detector.view import render_bev
-from kernels.tiles import ActiveTiles
 
 log = logging.getLogger("roadblocks")
 RECORD = "run.json"
+MAX_RECORD_BYTES = 100_000_000  # with a reason for every frame that was skipped
+# What a run must share with one that it goes on from: one output folder, one configuration.
+MUST_AGREE = ("config", "device", "model", "render", "sources")
+SHOULD_AGREE = ("revision", "versions", "machine")  # or else bytes may differ in the last digits
 Float64 = NDArray[np.float64]
 
 
@@ -41,7 +45,8 @@ class RunSummary:
         frames: frames looked at, those done by an earlier run (``resumed``) included.
         good: frames that were written.
         boxes: boxes found.
-        skipped: source, frame and reason of every bad frame.
+        skipped: source, frame, kind and reason of every bad frame.
+        faults: number of frames by what was wrong or doubtful about them, those of the earlier run included.
         stage_ms: milliseconds per stage of every good frame.
         interrupted: whether Ctrl-C ended the run.
     """
@@ -51,6 +56,7 @@ class RunSummary:
     resumed: int = 0
     boxes: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
+    faults: dict[str, int] = field(default_factory=dict)
     stage_ms: list[dict[str, float]] = field(default_factory=list)
     interrupted: bool = False
 
@@ -91,30 +97,34 @@ def detect_sources(
     Raises:
         FrameError: with ``stop_on_error``, for the first bad frame.
         SourceError: if ``out`` is a source's own folder, holds somebody else's label files, or cannot be resumed.
+        OutputError: if ``out`` cannot be written, or the disk is full; what was written is valid and can be resumed.
     """
     summary = RunSummary()
+    warnings = WarningLog(log.warning)
+    summary.faults = warnings.counts
     record = _record(pipeline, sources, options)
-    if options.resume:
-        _check_resumable(out, record)
     _refuse_sources_as_output(sources, out)
-    try:
-        for source in sources:
-            folder = out / source.name if len(sources) > 1 else out
-            with OutputFolder(folder, options.resume) as output:
-                write_json(out / RECORD, record)
-                for file in source.frames:
-                    summary.frames += 1
-                    if file.id in output.done:
-                        summary.resumed += 1
-                    else:
-                        _detect_file(pipeline, source, file, output, options, summary)
-                    on_frame()
-    except KeyboardInterrupt:
-        summary.interrupted = True
-    finally:
-        if (out / RECORD).is_file():
+    with told_by_name(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        folders = [out / source.name if len(sources) > 1 else out for source in sources]
+        _make_room(out, folders, record, options.resume)
+        try:
+            for source, folder in zip(sources, folders, strict=True):
+                with OutputFolder(folder, [file.id for file in source.frames]) as output:
+                    for file in source.frames:
+                        summary.frames += 1
+                        if file.id in output.done:
+                            summary.resumed += 1
+                            warnings.count(output.done[file.id].get("warnings", ()))
+                        else:
+                            _detect_file(pipeline, source, file, output, options, summary, warnings)
+                        on_frame()
+        except KeyboardInterrupt:
+            summary.interrupted = True
+        finally:
             finished = datetime.now(UTC).isoformat(timespec="seconds")
-            write_json(out / RECORD, {**record, "finished": finished, "summary": summary.to_json()})
+            write_json(out / RECORD, {**record, "finished": finished, "summary": summary.to_json()}, durable=True)
     return summary
 
 
@@ -125,20 +135,22 @@ def _detect_file(
     output: OutputFolder,
     options: RunOptions,
     summary: RunSummary,
+    warnings: WarningLog,
 ) -> None:
     clock = StageClock()
     try:
         with clock(Stage.LOAD):
             frame = file.load()
-        if not len(frame):
-            log.warning("%s: holds no points; written as a frame without cars", file.path)
         result = pipeline.detect(frame, clock)
     except FrameError as error:
-        summary.skipped.append({"source": source.name, "frame": file.id, "reason": str(error)})
+        told = {"source": source.name, "frame": file.id, "kind": str(error.fault), "reason": str(error)}
+        summary.skipped.append(told)
+        warnings.count([error.fault])
         if options.stop_on_error:
             raise
         log.warning("skipped: %s", error)
         return
+    warnings.add(result.warnings)
     with clock(Stage.WRITE):
         output.write(result, frame_picture(pipeline, file, result) if options.render else None)
     times = clock.elapsed_ms
@@ -153,7 +165,6 @@ def frame_picture(
     file: FrameFile,
     result: FrameResult,
     *,
-    tiles: ActiveTiles | None = None,
     least_score: float | None = None,
 ) -> Image.Image:
     """The BEV picture of a frame, with its labels and camera image where the source has them.
@@ -162,7 +173,6 @@ def frame_picture(
         pipeline: its grid is the map.
         file: where labels and camera image are looked for.
         result: points, boxes and stage times.
-        tiles: active tiles to show, None for none.
         least_score: of the boxes that are drawn; None for the network's display score.
     """
     display_score = pipeline.network.info.display_score
@@ -173,7 +183,7 @@ def frame_picture(
         pipeline.spec,
         labels=labels,
         ignored_labels=ignored,
-        tiles=tiles,
+        tiles=result.tiles,
         mask=result.mask,
         display_score=display_score if least_score is None else least_score,
         stage_ms=result.stage_ms,
@@ -185,9 +195,9 @@ def _camera_image(file: FrameFile) -> Image.Image | None:
     if file.image_path is None:
         return None
     try:
-        with Image.open(file.image_path) as image:
+        with open_camera_image(file.image_path) as image:
             return image.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except BAD_IMAGE as error:
         log.warning("drawn without the camera image %s: %s", file.image_path, error)
         return None
 
@@ -215,18 +225,44 @@ def _refuse_sources_as_output(sources: Sequence[Source], out: Path) -> None:
             )
 
 
-def _check_resumable(out: Path, record: dict[str, Any]) -> None:
-    """Refuses to go on with a run of other settings: one output folder, one configuration."""
+def _make_room(out: Path, folders: Sequence[Path], record: dict[str, Any], resume: bool) -> None:
+    """Readies the folders for a run: to go on from what an earlier one left, or empty.
+
+    Emptying takes a while, and a run may be killed meanwhile. So the record says first that it is going on: one that is
+    repeated with ``resume`` empties again, and nothing of another configuration is taken for its own.
+    """
+    for folder in folders:
+        check_ours(folder)
+    earlier = _read_record(out / RECORD)
+    if resume and not earlier.get("emptying", False):
+        _check_resumable(out / RECORD, earlier, record)
+    else:
+        write_json(out / RECORD, {**record, "emptying": True})
+        for folder in folders:
+            clear_output(folder)
+    write_json(out / RECORD, record)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """The record of an earlier run; empty where there is none."""
     try:
-        earlier = json.loads((out / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    for key in ("config", "model", "render", "sources"):
+        earlier = json.loads(read_text(path, MAX_RECORD_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return earlier if isinstance(earlier, dict) else {}
+
+
+def _check_resumable(path: Path, earlier: dict[str, Any], record: dict[str, Any]) -> None:
+    """Refuses to go on with a run of other settings."""
+    for key in MUST_AGREE if earlier else ():
         if earlier.get(key) != record[key]:
             raise SourceError(
-                f"{out / RECORD}: the run there has {key} {earlier.get(key)}, expected {record[key]} to resume; "
+                f"{path}: the run there has {key} {earlier.get(key)}, expected {record[key]} to resume; "
                 "repeat its command, or leave out --resume"
             )
+    changed = [key for key in SHOULD_AGREE if earlier and earlier.get(key) != record[key]]
+    if changed:
+        log.warning("%s: the run there has another %s; its frames may differ in the last digits", path, changed)
 
 
 def _record(pipeline: Pipeline, sources: Sequence[Source], options: RunOptions) -> dict[str, Any]:

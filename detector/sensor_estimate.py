@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.config import SensorConfig
+from detector.frame_checks import INTENSITY_SCALES
 from detector.ground import GroundPlane, ground_plane
-from detector.point_files import INTENSITY_SCALES
 
 Float32 = NDArray[np.float32]
 

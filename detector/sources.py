@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import logging
 import os
+import struct
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain, count
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from detector.calibration import (
@@ -27,14 +31,19 @@ from detector.calibration import (
     read_object_calibration,
     read_raw_calibration,
 )
-from detector.errors import FrameError, LabelError, SourceError
+from detector.errors import FrameError, FrameFault, LabelError, SourceError
+from detector.files import read_text
 from detector.point_files import read_points
 from detector.point_paths import EXPECTED, find_point_files
+from detector.poses import find_poses
 from detector.types import Frame
 
 log = logging.getLogger("roadblocks")
 
 RAW_PERIOD_NS = 100_000_000
+MAX_TIMES_BYTES = 100_000_000
+# What Pillow raises for broken files.
+BAD_IMAGE = (OSError, ValueError, SyntaxError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def _no_calibration() -> None:
@@ -50,12 +59,14 @@ class FrameFile:
         path: its point file.
         stamp_ns: time of the sweep, nanoseconds, or None.
         read_calibration: gives the frame's calibration, or None where it has none; raises `LabelError`.
+        recording: folder where poses are looked for, see `detector.poses.find_poses`; None for nowhere.
     """
 
     id: str
     path: Path
     stamp_ns: int | None = None
     read_calibration: Callable[[], Calibration | None] = _no_calibration
+    recording: Path | None = None
 
     @property
     def label_path(self) -> Path | None:
@@ -72,7 +83,7 @@ class FrameFile:
         return path if self.path.parent.name == "velodyne" and path.is_file() else None
 
     def load(self) -> Frame:
-        """Reads points and calibration.
+        """Reads points, calibration and pose. A frame whose pose cannot be read has none, with a warning.
 
         Raises:
             FrameError: if either is missing or bad.
@@ -81,8 +92,17 @@ class FrameFile:
         try:
             calibration = self.read_calibration()
         except LabelError as error:
-            raise FrameError(str(error)) from error
-        return Frame(read_points(self.path), self.id, self.stamp_ns, calibration)
+            raise FrameError(str(error), FrameFault.CALIBRATION) from error
+        points = read_points(self.path)
+        return Frame(points, self.id, self.stamp_ns, calibration, self._pose(), origin=str(self.path))
+
+    def _pose(self) -> NDArray[np.float64] | None:
+        try:
+            poses = None if self.recording is None else _find_poses(self.recording)
+            return None if poses is None else poses(self.id)
+        except (FrameError, LabelError) as error:
+            log.warning("frame %s: used without its pose: %s", self.id, error)
+            return None
 
 
 @dataclass(frozen=True)
@@ -148,12 +168,20 @@ def open_folder(folder: Path, files: Sequence[Path]) -> Source:
     """
     _check_stems(files)
     if folder.name == "velodyne":
-        return _object_source(folder.parent, files)
+        return _with_poses(_object_source(folder.parent, files))
     if folder.name == "data" and folder.parent.name == "velodyne_points":
-        return _raw_source(folder.parent.parent, files)
+        return _with_poses(_raw_source(folder.parent.parent, files))
     why = f"{folder}: point files of no KITTI layout; for a calibration put them into velodyne/ beside calib/"
     frames = tuple(FrameFile(file.stem, file) for file in files)
     return Source(folder.name or "source", folder, "files", frames, why)
+
+
+def _with_poses(source: Source) -> Source:
+    """The source, its frames with the poses of its folder."""
+    return replace(source, frames=tuple(replace(frame, recording=source.path) for frame in source.frames))
+
+
+_find_poses = lru_cache(maxsize=8)(find_poses)
 
 
 def _check_stems(files: Iterable[Path]) -> None:
@@ -184,14 +212,25 @@ def _object_calibration(root: Path, frame_id: str) -> Calibration:
     return read_object_calibration(root / "calib" / f"{frame_id}.txt", image_size)
 
 
+def open_camera_image(path: Path) -> Image.Image:
+    """A camera image; nothing but its header is read yet.
+
+    Only the two formats that cameras give: Pillow knows many, and hands some of them to other programs.
+
+    Raises:
+        BAD_IMAGE: if it is none; also when it is read.
+    """
+    return Image.open(path, formats=("PNG", "JPEG"))
+
+
 def _image_size(path: Path) -> tuple[int, int]:
     """(width, height) [pixels] from the header of an image; KITTI's usual size where there is none."""
     if not path.is_file():
         return DEFAULT_IMAGE_SIZE
     try:
-        with Image.open(path) as image:
+        with open_camera_image(path) as image:
             return image.size
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except BAD_IMAGE as error:
         log.warning("%s: no image (%s); its size is taken as %dx%d", path, error, *DEFAULT_IMAGE_SIZE)
         return DEFAULT_IMAGE_SIZE
 
@@ -229,7 +268,7 @@ def _raw_stamps(path: Path, files: Sequence[Path]) -> list[int | None]:
     if not path.is_file():
         return [number * RAW_PERIOD_NS for number in numbers]
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_text(path, MAX_TIMES_BYTES).splitlines()
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror}); expected one time per line") from error
     stamps = [_stamp_ns(lines[number]) if number < len(lines) else None for number in numbers]

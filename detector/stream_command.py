@@ -21,6 +21,7 @@ from rich.text import Text
 
 from detector.cli import measured_sensor, messages, pipeline_options, start_up_message
 from detector.errors import ExitCode, FrameError
+from detector.frame_checks import WarningLog
 from detector.machine import peak_memory_mb
 from detector.pipeline import Pipeline
 from detector.sources import open_sources
@@ -42,6 +43,7 @@ class StreamReport:
         left_out: tiles that the budget left out.
         tiles: active tiles.
         latency_ms: of every result, from the moment when its frame was available until its boxes were [ms].
+        warnings: frames by what was wrong or doubtful about them.
     """
 
     frames: int = 0
@@ -50,11 +52,13 @@ class StreamReport:
     left_out: int = 0
     tiles: int = 0
     latency_ms: array[float] = field(default_factory=lambda: array("d"))
+    warnings: WarningLog = field(default_factory=lambda: WarningLog(log.warning))
 
     def skip(self, error: FrameError, dropped_before: int) -> None:
         """Counts and tells a bad frame."""
         self.skipped += 1
         self.dropped += dropped_before
+        self.warnings.count([error.fault])
         log.warning("skipped: %s", error)
 
     def count(self, result: FrameResult) -> None:
@@ -64,6 +68,7 @@ class StreamReport:
         self.left_out += result.tiles_left_out
         self.tiles += result.tiles_run + result.tiles_left_out
         self.latency_ms.append(result.latency_ms or 0.0)
+        self.warnings.add(result.warnings)
 
     def __str__(self) -> str:
         text = f"{self.frames} frames, {self.dropped} dropped, {self.skipped} skipped"
@@ -72,7 +77,8 @@ class StreamReport:
             text += f"; latency p50 {p50:.1f}, p95 {p95:.1f}, p99 {p99:.1f}, max {max(self.latency_ms):.1f} ms"
         if self.left_out:
             text += f"; {100 * self.left_out / self.tiles:.1f}% of the active tiles left out"
-        return f"{text}; peak memory {peak_memory_mb():.0f} MB"
+        faults = "".join(f"; {fault}: {count}" for fault, count in self.warnings.counts.items())
+        return f"{text}; peak memory {peak_memory_mb():.0f} MB{faults}"
 
 
 @click.command()
@@ -158,8 +164,6 @@ def _write_lines(
 ) -> None:
     """A line per result; it is shown when its line is out."""
     for result in results:
-        if not len(result.frame):
-            log.warning("frame %s: holds no points", result.frame_id)
         line = json.dumps(record(result, least_score))
         with _interrupt_held():
             out.write(f"{line}\n")

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.calibration import Calibration
-from detector.errors import FrameError
+from detector.errors import FrameError, FrameFault
+from detector.frame_checks import FrameWarning, check_points
 from kernels.tiles import ActiveTiles
 
 Float32 = NDArray[np.float32]
@@ -34,17 +35,20 @@ BOX_COLUMNS = ("x_m", "y_m", "z_m", "length_m", "width_m", "height_m", "yaw_rad"
 
 @dataclass(frozen=True)
 class Frame:
-    """One LiDAR sweep.
+    """One LiDAR sweep. The door of the pipeline: whoever makes a frame, its points are checked here.
 
     Attributes:
-        points: (N, 4) float32, columns x, y, z [m, LiDAR frame] and intensity [0, 1]; N may be 0.
+        points: (N, 4) float32, columns x, y, z [m, LiDAR frame] and intensity [0, 1]; N may be 0. Those given, without
+            the few that hold NaN or infinity, intensities of 8 or 16 bits scaled to 0..1.
         id: name of the frame, the stem of its output files.
         stamp_ns: time of the sweep, nanoseconds, or None.
         calibration: camera calibration, or None: then there is no camera to project into.
         pose: (4, 4) float64, world_from_lidar, or None.
+        origin: file that it comes from, for messages, or None.
+        warnings: what is doubtful about the points (see `detector.frame_checks`).
 
     Raises:
-        FrameError: if points or pose have another shape or dtype.
+        FrameError: if points or pose have another shape or dtype, or the values of the points make no sense.
     """
 
     points: Float32
@@ -52,22 +56,20 @@ class Frame:
     stamp_ns: int | None = None
     calibration: Calibration | None = None
     pose: NDArray[np.float64] | None = None
+    origin: str | None = None
+    warnings: tuple[FrameWarning, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
-        points = self.points
-        if not isinstance(points, np.ndarray) or points.ndim != 2 or points.shape[1] != 4:
-            found = f"shape {points.shape}" if isinstance(points, np.ndarray) else type(points).__name__
-            raise FrameError(
-                f"frame {self.id}: points are {found}, expected an array of shape (N, 4): "
-                "x, y, z in metres and intensity in 0..1"
-            )
-        if points.dtype != np.float32:
-            raise FrameError(
-                f"frame {self.id}: points are {points.dtype}, expected float32; "
-                "convert with points.astype(numpy.float32)"
-            )
+        points, warnings = check_points(self.points, self.where)
+        object.__setattr__(self, "points", points)  # frozen, but not before it is made
+        object.__setattr__(self, "warnings", warnings)
         if self.pose is not None and np.shape(self.pose) != (4, 4):
-            raise FrameError(f"frame {self.id}: pose has shape {np.shape(self.pose)}, expected (4, 4)")
+            raise FrameError(f"{self.where}: pose has shape {np.shape(self.pose)}, expected (4, 4)", FrameFault.ARRAY)
+
+    @property
+    def where(self) -> str:
+        """How messages name it."""
+        return self.origin or f"frame {self.id}"
 
     def __len__(self) -> int:
         return len(self.points)
@@ -129,6 +131,7 @@ class FrameResult:
         latency_ms: of a stream, from the moment when the frame was available until its boxes were [ms]; else None.
         tiles: active tiles that the network ran on, over the cells of the grid; None where they are not known.
         mask: (rows / 4, cols / 4) bool, where the computation mask was set, before its margin; None where not known.
+        warnings: what is doubtful about the frame.
     """
 
     frame: Frame
@@ -141,6 +144,7 @@ class FrameResult:
     latency_ms: float | None = None
     tiles: ActiveTiles | None = None
     mask: NDArray[np.bool_] | None = None
+    warnings: tuple[FrameWarning, ...] = ()
 
     @property
     def frame_id(self) -> str:

@@ -79,7 +79,7 @@ def _draw_pictures(run: RecordedRun, pipeline: Pipeline, least_score: float) -> 
     with frame_progress() as progress:
         for recorded in progress.track(run.frames, description="pictures"):
             result = recorded.load(pipeline)
-            picture = frame_picture(pipeline, recorded.file, result, tiles=result.tiles, least_score=least_score)
+            picture = frame_picture(pipeline, recorded.file, result, least_score=least_score)
             path = recorded.folder / "pictures" / f"{recorded.file.id}.png"
             path.parent.mkdir(exist_ok=True)
             save_picture(path, picture)

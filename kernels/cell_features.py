@@ -3,10 +3,10 @@
 Equation, over the n points (x, y, z, i) of a cell, h = floor(1000 (z - z_min)) in whole millimetres from 0 to
 1000 (z_max - z_min), b = floor(255 i) in 0..255, both cut off at their ends, NaN as 0::
 
-    features = min(n, 16) / 16,  mean(h) / 1000,  min(h) / 1000,  max(h) / 1000,  mean(b) / 255,  1
+    features = min(n, 16) / 16,  mean(h) / 1000,  min(h) / 1000,  max(h) / 1000,  mean(b) / 255,  1,  bands
 
-and zeros without points. Cells are those of `kernels.voxelize`. Sums of whole numbers need no order, so every backend
-gives the same bytes.
+and zeros without points; band k of 16 is 1 if a point has h in [250 k, 250 (k + 1)), the last one also above. Cells are
+those of `kernels.voxelize`. Sums of whole numbers need no order, so every backend gives the same bytes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from kernels.workspace import Workspace
 Float32 = NDArray[np.float32]
 Numbers = tuple[np.float32, ...]  # x_min, y_min, z_min, side of a cell [m], largest height [mm]
 
-FEATURES = 6
+BANDS, BAND_MM = 16, 250
+NUMBERS = 6  # before the bands
+FEATURES = NUMBERS + BANDS
 ENOUGH_POINTS = 16  # more in a cell say no more
 ZERO, PER_M, BRIGHTEST = np.float32(0), np.float32(1000), np.float32(255)
-COUNT, SUM, LOWEST, HIGHEST, BRIGHTNESS, SUMS = range(6)  # columns of the sums, and how many there are
+COUNT, SUM, LOWEST, HIGHEST, BRIGHTNESS, BITS, SUMS = range(7)  # columns of the sums, and how many there are
 _NONE = 2**31 - 1  # lowest of no points
 
 
@@ -56,6 +58,7 @@ def cell_features_reference(
             np.float32(height[own].max()) / PER_M,
             np.float32(bright[own].sum()) / (count * BRIGHTEST),
             np.float32(1),
+            *np.isin(np.arange(BANDS), np.minimum(height[own] // BAND_MM, BANDS - 1)).astype(np.float32),
         ]
         features[divmod(index, shape[1])] = np.array(values)
     return features
@@ -97,6 +100,8 @@ def _finish(sums: Any, cell: Any, features: Any) -> None:
     features[cell, 3] = np.float32(sums[cell, HIGHEST]) / PER_M
     features[cell, 4] = np.float32(sums[cell, BRIGHTNESS]) / (points * BRIGHTEST)
     features[cell, 5] = 1
+    for band in range(BANDS):
+        features[cell, NUMBERS + band] = (sums[cell, BITS] >> band) & 1
 
 
 _finish_cpu, _finish_cuda = cpu_kernel(inline=True)(_finish), cuda.jit(device=True, inline="always")(_finish)
@@ -118,6 +123,7 @@ def _cell_features_cpu(
             sums[cell, LOWEST] = min(sums[cell, LOWEST], height)
             sums[cell, HIGHEST] = max(sums[cell, HIGHEST], height)
             sums[cell, BRIGHTNESS] += _whole_cpu(points[point, 3] * BRIGHTEST, BRIGHTEST)
+            sums[cell, BITS] |= 1 << min(height // BAND_MM, BANDS - 1)
     for cell in range(rows * cols):
         _finish_cpu(sums, cell, features)
 
@@ -143,6 +149,7 @@ def _sum_cuda(points: Any, numbers: Any, rows: Any, cols: Any, sums: Any) -> Non
             cuda.atomic.min(sums, (cell, LOWEST), height)
             cuda.atomic.max(sums, (cell, HIGHEST), height)
             cuda.atomic.add(sums, (cell, BRIGHTNESS), _whole_cuda(points[point, 3] * BRIGHTEST, BRIGHTEST))
+            cuda.atomic.or_(sums, (cell, BITS), 1 << min(height // BAND_MM, BANDS - 1))
 
 
 @cuda.jit

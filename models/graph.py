@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from kernels.filters import Filters
 from models.errors import ModelError
+from models.graph_checks import check_nodes, check_sizes
 from models.steps import ConvStep, DenseStep, Map, PointwiseStep, PoolStep, Step
 
 Float32 = NDArray[np.float32]
@@ -57,25 +58,34 @@ def read_graph(content: bytes, where: str, dense_strides: frozenset[int] = froze
     """
     try:
         model = onnx.load_from_string(content)
+        check_nodes(model)
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     except Exception as error:  # onnx and protobuf raise unrelated classes
         raise ModelError(f"{where}: not a valid ONNX model: {' '.join(str(error).split())[:300]}") from error
-    return _Reader(model, where, dense_strides).read()
+    return _Reader(model, where, constants, dense_strides).read()
 
 
 class _Reader:
     """Turns one node after the other into a step, or into part of one that is already there."""
 
-    def __init__(self, model: Any, where: str, dense_strides: frozenset[int]) -> None:
+    def __init__(
+        self, model: Any, where: str, constants: dict[str, NDArray[Any]], dense_strides: frozenset[int]
+    ) -> None:
+        self.where = where
         self.dense_strides = dense_strides
+        self.constants = constants
         graph = model.graph
-        self.constants: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
         inputs = [value for value in graph.input if value.name not in self.constants]
         self.shapes = {value.name: _shape(value) for value in (*graph.input, *graph.value_info, *graph.output)}
         shape = self.shapes[inputs[0].name] if len(inputs) == 1 else None
         if shape is None or len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
             found = {value.name: self.shapes[value.name] for value in inputs}
             raise ModelError(f"{where}: inputs {found}; expected one of fixed size (1, channels, rows, cols)")
+        if inputs[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+            kind = onnx.TensorProto.DataType.Name(inputs[0].type.tensor_type.elem_type)
+            raise ModelError(f"{where}: the input is {kind}, expected FLOAT")
+        check_sizes(self.shapes, where)
         _, channels, rows, cols = shape
         name, outputs = inputs[0].name, tuple(value.name for value in graph.output)
         self.graph = Graph(model, name, outputs, {name: Map(rows, cols, channels, 1)})
@@ -92,6 +102,8 @@ class _Reader:
                 _HANDLERS[node.op_type](self, node, _attributes(node))
             except NotTileable as reason:
                 self.dense(node, str(reason))
+            except (LookupError, ValueError, TypeError, ArithmeticError) as error:  # onnxruntime is the judge
+                self.dense(node, f"malformed: {' '.join(str(error).split())[:100]}")
         return self.graph
 
     def map_of(self, name: str) -> Map:
@@ -104,7 +116,18 @@ class _Reader:
         """The constant of this name, as float32."""
         if name not in self.constants:
             raise NotTileable(f"{name} is no constant")
-        return np.ascontiguousarray(self.constants[name], np.float32)
+        with np.errstate(over="ignore"):  # of float64; checked next
+            return self.finite(np.ascontiguousarray(self.constants[name], np.float32), name)
+
+    def finite(self, values: Float32, name: str) -> Float32:
+        """The values, of a weight or of what weights make together.
+
+        Raises:
+            ModelError: if one is no number: every map would be none.
+        """
+        if not np.isfinite(values).all():
+            raise ModelError(f"{self.where}: the weights of '{name}' hold NaN or infinity, expected finite numbers")
+        return values
 
     def new_map(self, node: Any, stride: int) -> Map:
         """The map that the node makes."""
@@ -219,14 +242,18 @@ def _batch_norm(reader: _Reader, node: Any, values: dict[str, Any]) -> None:
     gamma, beta, mean, variance = (reader.constant(name) for name in node.input[1:5])
     if {part.shape for part in (gamma, beta, mean, variance)} != {(reader.map_of(node.input[0]).channels,)}:
         raise NotTileable("normalises another number of channels than the map has")
-    scale = (gamma / np.sqrt(variance + np.float32(values.get("epsilon", 1e-5)))).astype(np.float32)
-    shift = (beta - mean * scale).astype(np.float32)
+    name = node.output[0]
+    with np.errstate(all="ignore"):  # checked at once
+        scale = (gamma / np.sqrt(variance + np.float32(values.get("epsilon", 1e-5)))).astype(np.float32)
+        shift = reader.finite((beta - mean * scale).astype(np.float32), name)
+    reader.finite(scale, name)
     before = reader.maker(node.input[0], ConvStep)
     if before is not None and before.residual is None:
         filters = before.filters
-        folded = Filters(
-            filters.weights * scale, filters.bias * scale + shift, filters.stride, filters.padding, filters.transposed
-        )
+        with np.errstate(all="ignore"):
+            weights = reader.finite(filters.weights * scale, name)
+            bias = reader.finite(filters.bias * scale + shift, name)
+        folded = Filters(weights, bias, filters.stride, filters.padding, filters.transposed)
         reader.move(before, filters=folded, target=node.output[0])
         return
     made = reader.map_of(node.input[0])

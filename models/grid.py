@@ -16,13 +16,15 @@ from typing import Any
 from kernels.voxelize import EXTRA_CHANNELS
 from models.errors import ModelError
 
+MAX_VALUES = 500_000_000  # of a map; SBNet's largest have a hundred million
+
 
 @dataclass(frozen=True)
 class BevSpec:
     """A BEV grid: half-open ranges in metres of the LiDAR frame (x forward, y left, z up) and cell sizes.
 
     Raises:
-        ModelError: if a range is inverted, or is no whole number of cells.
+        ModelError: if a range is inverted, or is no whole number of cells, or the grid is beyond any memory.
     """
 
     x_min_m: float = 0.0
@@ -48,6 +50,8 @@ class BevSpec:
                     f"BEV grid: {axis} from {low} to {high} m is {cells:.3f} steps of {step} m; "
                     "expected a whole number: change the range or the step"
                 )
+        if math.prod(self.shape) > MAX_VALUES:
+            raise ModelError(f"BEV grid: {self.rows}×{self.cols}×{self.channels} cells, expected at most {MAX_VALUES}")
 
     @property
     def rows(self) -> int:
@@ -90,5 +94,5 @@ class BevSpec:
             raise ModelError(f"BEV grid: unknown keys {sorted(unknown)}; expected {sorted(cls.__dataclass_fields__)}")
         try:
             return cls(**{key: float(value) for key, value in values.items()})
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ModelError(f"BEV grid: {error}; expected numbers in metres") from error

@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kernels.cell_features import cell_features
+from kernels.cell_features import FEATURES, cell_features
 from kernels.tiles import ActiveTiles
 from kernels.workspace import Workspace
 from models.errors import ModelError
 from models.grid import BevSpec
-from models.network import Network, load_network
+from models.network import INPUT_NAME, Network, load_network
 from models.sparse import TileExecutor
 from models.sparse_cuda import CudaTileExecutor
 
@@ -64,30 +64,32 @@ def mask_network_of(network: Network) -> Network | None:
 
 
 class MaskNetwork:
-    """Runs a mask network: on the CPU on one thread, so that it may overlap the detector of another frame.
+    """Runs a mask network.
 
     Args:
         network: from `mask_network_of`.
+        threads: CPU threads, None for all cores.
         device: whether it runs on CUDA, in float32.
 
     Raises:
-        ModelError: if the network cannot be planned, or its output has another size.
+        ModelError: if the network cannot be planned, or its input or output has another size.
         NoGpuError: if the device lacks memory for it.
     """
 
-    def __init__(self, network: Network, device: bool = False) -> None:
+    def __init__(self, network: Network, threads: int | None = None, device: bool = False) -> None:
         self._executor: TileExecutor | CudaTileExecutor
         if device:
             self._executor = CudaTileExecutor(network, precision="float32", outputs=(MASK_NAME,))
         else:
-            self._executor = TileExecutor(network, threads=1, outputs=(MASK_NAME,))
+            self._executor = TileExecutor(network, threads=threads, outputs=(MASK_NAME,))
         every = ActiveTiles.all(self._executor.grid_tiles)
         self._tiles: Any = every.to_device() if device else every
         rows, cols, _ = network.info.grid.shape
-        found = self._executor.plan.maps[MASK_NAME].shape[1:]
-        expected = (rows // OUTPUT_STRIDE, cols // OUTPUT_STRIDE, len(CLASSES))
+        maps = self._executor.plan.maps
+        found = maps[INPUT_NAME].shape[1:], maps[MASK_NAME].shape[1:]
+        expected = (rows, cols, FEATURES), (rows // OUTPUT_STRIDE, cols // OUTPUT_STRIDE, len(CLASSES))
         if found != expected:
-            raise ModelError(f"{network.path}: output {MASK_NAME} {found}, expected {expected}")
+            raise ModelError(f"{network.path}: reads {found[0]} and makes {found[1]}; expected {expected}")
 
     def __call__(self, grid: Any) -> Any:
         """Probabilities of `CLASSES`, (rows / 2, cols / 2, 2) float32, which the next call overwrites.

@@ -42,10 +42,10 @@ MAP = "map:FILE"
 LIMITS = {
     "all": Limits(0.0, 0.0),
     "occupancy": Limits(-0.5, 1.2),  # metres above the ground: any point at all
-    "road": Limits(0.5, 1.2),
-    "road+occupancy": Limits(0.5, 1.2),
-    "foreground": Limits(0.1, 0.8),
-    "foreground+occupancy": Limits(0.1, 0.8),
+    "road": Limits(0.1, 1.2),
+    "road+occupancy": Limits(0.1, 1.2),
+    "foreground": Limits(0.2, 1.2),
+    "foreground+occupancy": Limits(0.2, 1.2),
     MAP: Limits(0.5, 1.2),
 }
 SOURCES = tuple(LIMITS)
@@ -114,14 +114,17 @@ class Predicted:
         network: the mask network's file.
         name: one of `CLASSES`.
         occupied: whether something has to rise above the ground as well.
+        threads: CPU threads, None for all cores.
         device: whether points are on the device.
     """
 
-    def __init__(self, spec: BevSpec, network: Network, name: str, occupied: bool, device: bool = False) -> None:
+    def __init__(
+        self, spec: BevSpec, network: Network, name: str, occupied: bool, threads: int | None, device: bool = False
+    ) -> None:
         self.ranks = name == "foreground"
         self._spec, self._channel = mask_spec(spec), CLASSES.index(name)
         self._occupancy = Occupancy(spec, device) if occupied else None
-        self._network, self._workspace = MaskNetwork(network, device), Workspace(device)
+        self._network, self._workspace = MaskNetwork(network, threads, device), Workspace(device)
         zeros = np.zeros(self._spec.shape[:2], np.float32)
         self._mask: Any = to_device(zeros) if device else zeros
 
@@ -149,13 +152,16 @@ class Uploaded:
         return self._upload(self._source(points, pose))
 
 
-def mask_source(name: str, spec: BevSpec, network: Network | None, device: bool = False) -> MaskSource:
+def mask_source(
+    name: str, spec: BevSpec, network: Network | None, threads: int | None = None, device: bool = False
+) -> MaskSource:
     """The source of a name.
 
     Args:
         name: one of `SOURCES`, FILE being a path.
         spec: the detector's grid.
         network: the mask network's file, where there is one.
+        threads: CPU threads for it, None for all cores.
         device: whether points are, and values shall be, on the device.
 
     Raises:
@@ -174,4 +180,4 @@ def mask_source(name: str, spec: BevSpec, network: Network | None, device: bool 
         return Uploaded(found, spec) if device else found
     if network is None:
         raise ModelError(f"mask {name}: the model has no mask network beside it; expected mask occupancy or all")
-    return Predicted(spec, network, base, bool(joined), device)
+    return Predicted(spec, network, base, bool(joined), threads, device)

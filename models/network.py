@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -18,6 +18,8 @@ from models.grid import BevSpec
 
 METADATA_KEY = "roadblocks"
 MAX_FILE_BYTES = 500_000_000
+MAX_NAME = 100
+
 # Where the ground is in the LiDAR frame of networks that do not say so: all were trained on KITTI, whose LiDAR stands
 # 1.73 m above it (Geiger et al., "Vision meets robotics", IJRR 2013), or on simulated frames of the same mounting.
 KITTI_GROUND_Z_M = -1.73
@@ -59,6 +61,11 @@ class NetworkInfo:
             )
         if not isinstance(self.ground_z_m, int | float) or not math.isfinite(self.ground_z_m):
             raise ModelError(f"network metadata: ground_z_m is {self.ground_z_m!r}, expected a number of metres")
+        # The name becomes part of a file's.
+        if not isinstance(self.name, str) or not self.name.isprintable() or set(self.name) & set("/\\"):
+            raise ModelError(f"network metadata: name is {str(self.name)[:100]!r}, expected a plain name")
+        if not 0 < len(self.name) <= MAX_NAME:
+            raise ModelError(f"network metadata: name of {len(self.name)} letters, expected 1 to {MAX_NAME}")
         if not self.classes or not all(isinstance(name, str) for name in self.classes):
             raise ModelError(f"network metadata: classes are {self.classes!r}, expected at least one name")
 
@@ -78,8 +85,9 @@ class NetworkInfo:
             values["grid"] = BevSpec.from_dict(values["grid"])
             values["classes"] = tuple(values["classes"])
             return cls(**values)
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"network metadata: {error}; expected the fields of NetworkInfo as JSON") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = str(error)[:300]
+            raise ModelError(f"network metadata: {reason}; expected the fields of NetworkInfo as JSON") from error
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,17 @@ def network_folder() -> Path:
     return Path(str(resources.files("models")))
 
 
+def _tensors(message: Any) -> Iterator[Any]:
+    """All tensors in a protobuf message: of the graph, of its nodes' attributes, of graphs in those."""
+    for kind, value in message.ListFields():
+        if kind.message_type is None:
+            continue
+        for part in [value] if hasattr(value, "ListFields") else value:
+            if isinstance(part, onnx.TensorProto):
+                yield part
+            yield from _tensors(part)
+
+
 def load_network(name_or_path: str | Path) -> Network:
     """The network of a shipped name ("kitti") or of an ONNX file.
 
@@ -110,17 +129,20 @@ def load_network(name_or_path: str | Path) -> Network:
     path = Path(name_or_path)
     if path.suffix != ".onnx":
         path = network_folder() / f"{name_or_path}.onnx"
-    if not path.is_file():
-        shipped = ", ".join(sorted(file.stem for file in network_folder().glob("*.onnx") if "." not in file.stem))
-        raise ModelError(f"{name_or_path}: no such network; expected an .onnx file or one of: {shipped}")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ModelError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_FILE_BYTES}")
-    content = path.read_bytes()
+    try:
+        if not path.is_file():
+            shipped = ", ".join(sorted(file.stem for file in network_folder().glob("*.onnx") if "." not in file.stem))
+            raise ModelError(f"{name_or_path}: no such network; expected an .onnx file or one of: {shipped}")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ModelError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_FILE_BYTES}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{str(path)[:300]}: cannot be read ({error.strerror}); expected an .onnx file") from error
     try:
         model = onnx.load_from_string(content)
     except Exception as error:  # protobuf raises its own unrelated classes
         raise ModelError(f"{path}: not a readable ONNX file ({type(error).__name__})") from error
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data for tensor in _tensors(model)):
         raise ModelError(f"{path}: keeps weights in other files; expected all of them inside the ONNX file")
     texts = {entry.key: entry.value for entry in model.metadata_props}
     if METADATA_KEY not in texts:

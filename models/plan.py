@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from kernels.decode import REGRESSION_CHANNELS
 from kernels.unit import Unit
 from models.errors import ModelError
 from models.graph import Graph, read_graph
-from models.network import Network
+from models.network import REGRESSION_NAME, SCORE_NAME, Network
 from models.steps import ConvStep, DenseStep, Map, PointwiseStep, Step, TileStep, UnitStep
 
 GRID_TILE = 16  # cells of a side of the grid's tiles, which masks are reduced to
@@ -94,6 +95,7 @@ def make_plan(network: Network, choices: Mapping[int, StageChoice] | None = None
     """
     dense = frozenset(stride for stride, choice in (choices or {}).items() if choice.dense)
     graph = read_graph(network.content, str(network.path), dense)
+    _check_ends(network, graph)
     strides = {made.stride for made in graph.maps.values()}
     chosen = {stride: default_choice(stride) for stride in sorted(strides)} | dict(choices or {})
     for stride, choice in chosen.items():
@@ -103,6 +105,24 @@ def make_plan(network: Network, choices: Mapping[int, StageChoice] | None = None
             )
     graph = replace(graph, steps=_fused(graph, {s for s, choice in chosen.items() if choice.fuse_units}))
     return Plan(graph, tuple(_planned(graph, step, chosen) for step in graph.steps), chosen)
+
+
+def _check_ends(network: Network, graph: Graph) -> None:
+    """The sizes of a detector's input and outputs, against its metadata; mask networks look after themselves."""
+    if SCORE_NAME not in graph.outputs:
+        return
+    spec, stride = network.info.grid, network.info.output_stride
+    cells = -(-spec.rows // stride), -(-spec.cols // stride)
+    expected = {
+        graph.input_name: (1, *spec.shape),
+        SCORE_NAME: (1, *cells, 1),
+        REGRESSION_NAME: (1, *cells, REGRESSION_CHANNELS),
+    }
+    for name in (graph.input_name, *graph.outputs):
+        made = graph.maps.get(name)
+        if name in expected and (made is None or made.shape != expected[name]):
+            found = "no map" if made is None else made.shape
+            raise ModelError(f"{network.path}: '{name}' is {found}, its metadata says {expected[name]}")
 
 
 def _planned(graph: Graph, step: Step, choices: Mapping[int, StageChoice]) -> PlannedStep:

@@ -63,7 +63,7 @@ def tiny_mask_model(spec=WIDE):
     """Road wherever a 2 x 2 patch of coarse cells holds a point, vehicles where one is higher than a metre."""
     coarse = mask_spec(spec)
     weight = np.zeros((2, FEATURES, 2, 2), np.float32)
-    weight[0, -1], weight[1, 3] = 10, 10  # occupied; highest
+    weight[0, 5], weight[1, 3] = 10, 10  # occupied; highest
     nodes = [
         helper.make_node("Conv", [INPUT_NAME, "w", "b"], ["logit"], strides=[2, 2]),
         helper.make_node("Sigmoid", ["logit"], [MASK_NAME]),

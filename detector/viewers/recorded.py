@@ -16,8 +16,9 @@ import numpy as np
 
 from detector.config import Config, from_mapping
 from detector.errors import SourceError
+from detector.files import read_text
 from detector.pipeline import Pipeline
-from detector.run import RECORD
+from detector.run import MAX_RECORD_BYTES, RECORD
 from detector.sinks import DETECTIONS, TIMING, complete_lines
 from detector.sources import FrameFile, Source, open_sources
 from detector.types import BOX_COLUMNS, Detections, FrameResult
@@ -95,10 +96,13 @@ def open_run(out: Path, source: str | None = None, frames: slice | None = None) 
     if record_path is None:
         raise SourceError(f"{out}: no {RECORD}, expected an output folder of `roadblocks detect`")
     try:
-        record = json.loads(record_path.read_text(encoding="utf-8"))
+        record = json.loads(read_text(record_path, MAX_RECORD_BYTES))
         config, model = record["config"], Path(record["model"]["path"])
-        listed = [(entry["name"], entry["path"]) for entry in record["sources"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        listed = [(entry["name"], Path(entry["path"])) for entry in record["sources"]]
+        for name, _ in listed:
+            if Path(name).name != name or name == "..":  # pictures are written there
+                raise ValueError(f"source {name!r} is no name of a folder")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SourceError(f"{record_path}: not a record of `roadblocks detect` ({error!r}); run it again") from error
     kept: list[RecordedFrame] = []
     for name, path in listed:
@@ -113,7 +117,7 @@ def open_run(out: Path, source: str | None = None, frames: slice | None = None) 
     return RecordedRun(from_mapping(Config, config, f"{record_path}: config"), tuple(kept), model)
 
 
-def _open_source(name: str, path: str, record_path: Path, one_of_many: bool) -> Source:
+def _open_source(name: str, path: str | Path, record_path: Path, one_of_many: bool) -> Source:
     """The source of a name at a path, which may hold others beside it.
 
     Where the run had a single one, and the path holds a single one, that is it, whatever its name is now.
@@ -142,16 +146,25 @@ def _read_folder(folder: Path, source: Source) -> list[RecordedFrame]:
                 "say where it is now: --source SOURCE"
             )
         detections = _detections(json.loads(line), f"{folder / DETECTIONS}: frame {frame}")
-        cost = timing.get(frame, {})
-        recorded.append(
-            RecordedFrame(folder, files[frame], detections, cost.get("stage_ms", {}), cost.get("tiles_run"))
-        )
+        stage_ms, tiles_run = _cost(timing.get(frame, {}))
+        recorded.append(RecordedFrame(folder, files[frame], detections, stage_ms, tiles_run))
     return recorded
+
+
+def _cost(record: dict[str, Any]) -> tuple[dict[str, float], int | None]:
+    """Stage times and number of tiles of a line of timing.jsonl, as far as it tells them."""
+    times, tiles_run = record.get("stage_ms"), record.get("tiles_run")
+    times = times if isinstance(times, dict) else {}
+    known = {name: float(ms) for name, ms in times.items() if isinstance(ms, int | float)}
+    return known, tiles_run if isinstance(tiles_run, int) else None
 
 
 def _detections(record: dict[str, Any], where: str) -> Detections:
     try:
         boxes = np.array(record["boxes"], np.float32).reshape(-1, len(BOX_COLUMNS))
-        return Detections(boxes, np.array(record["scores"], np.float32), tuple(record["labels"]))
+        scores = np.array(record["scores"], np.float32)
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise ValueError("NaN or infinity")
+        return Detections(boxes, scores, tuple(map(str, record["labels"])))
     except (KeyError, TypeError, ValueError) as error:
         raise SourceError(f"{where}: not boxes, scores and labels ({error}); run `roadblocks detect` again") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from detector.calibration import (
     read_raw_calibration,
     transform,
     write_object_calibration,
+    write_raw_calibration,
 )
 from detector.errors import LabelError
 from detector.point_files import read_points
@@ -93,6 +95,8 @@ def test_written_file_gives_itself_back(tmp_path: Path) -> None:
         ("R0_rect: 0 -1", "R0_rect: 0 x", "no line 'R0_rect:"),
         (" 0.003", "", "P2 holds 11 numbers, expected 12"),
         ("0.003", "nan", "P2 holds 12 numbers, expected 12, all finite"),
+        ("0.003", "1e200", r"image_from_camera holds 1e\+200, expected at most 1e\+06"),
+        ("-1 2 1 0 0 3", "-1 2 1 0 0 1e300", "camera_from_lidar holds"),
         ("R0_rect: 0 -1 0 1 0 0 0 0 1", "R0_rect: 0 0 0 0 0 0 0 0 0", "cannot be inverted"),
     ],
 )
@@ -111,6 +115,23 @@ def test_missing_empty_and_binary_files_are_refused(tmp_path: Path, content: byt
         path.write_bytes(content)
     with pytest.raises(LabelError, match=r"a\.txt: .*expected a KITTI calibration file"):
         read_object_calibration(path)
+
+
+def test_no_device_is_read_and_no_line_of_10_mb(tmp_path: Path) -> None:
+    (tmp_path / "zero.txt").symlink_to("/dev/zero")
+    (tmp_path / "long.txt").write_text(OBJECT_FILE + "P3: " + "9" * 10_000_000)
+    for name, found in (("zero", "no regular file"), ("long", "bytes, expected at most")):
+        with pytest.raises(LabelError, match=rf"{name}\.txt: .*{found}"):
+            read_object_calibration(tmp_path / f"{name}.txt")
+
+
+@pytest.mark.parametrize("size", ["0 375", "-1242 375", "1e9 375", "nan 375", "1242"])
+def test_images_of_no_size_are_refused(tmp_path: Path, size: str) -> None:
+    write_raw_calibration(tmp_path, CALIBRATION)
+    text = (tmp_path / "calib_cam_to_cam.txt").read_text()
+    (tmp_path / "calib_cam_to_cam.txt").write_text(re.sub(r"S_rect_02: .*", f"S_rect_02: {size}", text))
+    with pytest.raises(LabelError, match=r"S_rect_02 holds|image size"):
+        read_raw_calibration(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -83,11 +83,32 @@ def test_select_keeps_rows_together(tmp_path: Path) -> None:
         (LINE.replace("0.25", "nan"), "line 1: holds NaN or infinity"),
         (f"{LINE} inf", "line 1: holds NaN or infinity"),
         ("\x00" * 50, "line 1: 1 columns"),
+        (LINE.replace("0.25", "1e300"), r"line 1: holds 1e\+300; expected at most 1e\+06"),
+        (LINE.replace("0.25", "x" * 100_000), r"line 1: could not convert string to float: 'x{60,80}; expected"),
     ],
 )
 def test_bad_lines_are_named(tmp_path: Path, text: str, found: str) -> None:
     with pytest.raises(LabelError, match=rf"000000\.txt, {found}"):
         read_text(tmp_path, text)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_encodings(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(LINE, encoding=encoding)
+    if encoding == "utf-8-sig":  # the mark is no part of the first name
+        assert read_labels(path).types == ("Car",)
+    else:
+        with pytest.raises(LabelError, match="line 1: "):
+            read_labels(path)
+
+
+def test_no_device_is_read_and_no_line_of_10_mb(tmp_path: Path) -> None:
+    (tmp_path / "zero.txt").symlink_to("/dev/zero")
+    (tmp_path / "long.txt").write_bytes(b"9" * 10_000_000)
+    for name, found in (("zero", "no regular file"), ("long", "10000000 bytes, expected at most")):
+        with pytest.raises(LabelError, match=rf"{name}\.txt: .*{found}"):
+            read_labels(tmp_path / f"{name}.txt")
 
 
 def test_missing_folder_and_huge_files(tmp_path: Path) -> None:

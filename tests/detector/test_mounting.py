@@ -80,7 +80,7 @@ def test_a_raised_sensor_finds_the_same_car(config):
         ({"height_m": 1e4}, "sensor.height_m is 10000"),
         ({"height_m": "high"}, "height_m is 'high', expected float"),
         ({"intensity_scale": 0}, "sensor.intensity_scale is 0"),
-        ({"intensity_scale": float("inf")}, "sensor.intensity_scale is inf"),
+        ({"intensity_scale": float("inf")}, "intensity_scale is inf, expected float"),
     ],
 )
 def test_bad_settings(values, words):

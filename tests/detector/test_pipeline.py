@@ -61,9 +61,11 @@ def test_points_outside_the_camera_view_are_cropped(pipeline):
 @pytest.mark.filterwarnings("error")
 def test_points_that_are_no_numbers_fall_away(pipeline, calibration):
     nonsense = np.full((3, 4), [np.nan, np.inf, -np.inf, 0.5], np.float32)
-    points = np.concatenate([nonsense, patch_points(row=1, col=1)])
-    found = pipeline.detect(Frame(points, calibration=calibration)).detections
+    points = np.concatenate([nonsense, np.tile(patch_points(row=1, col=1), (4, 1))])
+    result = pipeline.detect(Frame(points, calibration=calibration))
+    found = result.detections
     assert found.boxes.tobytes() == pipeline.detect(points[3:]).detections.boxes.tobytes() and len(found) == 1
+    assert [warning.fault for warning in result.warnings] == ["points dropped"]
 
 
 def test_stream_takes_arrays_frames_and_folders(pipeline, tmp_path):
@@ -89,11 +91,24 @@ def test_from_config_overrides(tmp_path):
         (np.zeros((3, 3), np.float32), r"shape \(3, 3\), expected an array of shape \(N, 4\)"),
         (np.zeros((3, 4)), "float64, expected float32"),
         ([[1, 2, 3, 4]], "list, expected an array"),
+        (np.full((3, 4), np.nan, np.float32), "frame 0: 3 of 3 points hold NaN or infinity, expected at most 5%"),
     ],
 )
 def test_bad_frames(pipeline, points, words):
     with pytest.raises(FrameError, match=words):
         pipeline.detect(points)
+
+
+@pytest.mark.parametrize(
+    ("shift_m", "calibration", "words"),
+    [(1000, None, "none of 16 points lies in the grid"), (0, BLIND, "in the camera's view"), (0, WIDE, None)],
+)
+def test_nothing_where_the_network_looks(pipeline, shift_m, calibration, words):
+    points = patch_points(row=1, col=1) + np.array([0, shift_m, 0, 0], np.float32)
+    result = pipeline.detect(Frame(points, calibration=calibration))
+    assert len(result.detections) == (words is None)
+    told = [warning.text for warning in result.warnings if warning.fault == "outside the grid"]
+    assert len(told) == (words is not None) and all(words in text for text in told)
 
 
 def test_bad_settings(tmp_path):

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.errors import FrameError, MissingExtraError
-from detector.point_files import MAX_POINTS, read_points
+from detector.frame_checks import MAX_POINTS
+from detector.point_files import read_points
 
 PLY_HEADER = (
     "ply\nformat ascii 1.0\nelement vertex {}\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
@@ -66,45 +67,6 @@ def test_header_that_promises_too_many_points(tmp_path: Path, suffix: str, heade
     path.write_text(header.format(4_000_000_000))
     with pytest.raises(FrameError, match="4000000000 points, expected at most"):
         read_points(path)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("column", [0, 3])
-def test_few_nonfinite_points_are_dropped(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, bad: float, column: int
-) -> None:
-    points = some_points(100)
-    points[10:15, column] = bad  # 5 %, the most that is let through
-    found = read_points(write_bin(tmp_path / "a.bin", points))
-    np.testing.assert_array_equal(found, np.delete(points, slice(10, 15), axis=0))
-    assert "dropped 5 of 100 points" in caplog.text
-
-
-def test_many_nonfinite_points_are_an_error(tmp_path: Path) -> None:
-    points = some_points(100)
-    points[10:16, 1] = np.nan
-    with pytest.raises(FrameError, match=r"a\.bin: 6 of 100 points hold NaN or infinity, expected at most 5%"):
-        read_points(write_bin(tmp_path / "a.bin", points))
-
-
-@pytest.mark.parametrize("scale", [255.0, 65535.0])
-def test_integer_intensities_are_scaled_and_warned_of_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, scale: float
-) -> None:
-    points = some_points(100)
-    raw = points * np.array([1, 1, 1, scale], np.float32)
-    for name in ("a.bin", "b.bin"):
-        found = read_points(write_bin(tmp_path / name, raw))
-        np.testing.assert_allclose(found, points, atol=1e-6)  # one float32 multiplication and division
-    assert caplog.text.count(f"taken as 0..{scale:g}") == 1
-
-
-@pytest.mark.parametrize("intensity", [-0.5, 1e6])
-def test_senseless_intensities_mean_other_columns(tmp_path: Path, intensity: float) -> None:
-    points = some_points(10)
-    points[4, 3] = intensity
-    with pytest.raises(FrameError, match="the columns must be x, y, z, intensity"):
-        read_points(write_bin(tmp_path / "a.bin", points))
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:

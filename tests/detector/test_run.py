@@ -1,6 +1,7 @@
 """`detect` end to end on a tiny network: outputs, resuming, bad frames, exit codes, one-line errors."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from detector.calibration import Calibration, write_object_calibration
 from detector.cli import main
 from detector.labels import read_labels
-from detector.sinks import OutputFolder
+from detector.sinks import OutputFolder, clear_output
 from detector.types import Detections, Frame, FrameResult
 from tests.tiny_network import patch_points, write_model
 
@@ -135,6 +136,7 @@ def test_frame_ids_in_old_output_cannot_reach_outside(tmp_path):
     out = tmp_path / "out"
     (out / "label_2").mkdir(parents=True)
     (out / "detections.jsonl").write_text('{"frame": "../../victim"}\n{"frame": 3}\n[]\n')
+    clear_output(out)
     with OutputFolder(out) as output:
         output.write(FrameResult(Frame(patch_points(), "1"), Detections.empty()))
     assert victim.read_text() == "keep" and ids(out / "detections.jsonl") == ["1"]
@@ -210,6 +212,64 @@ def test_read_only_output_is_one_line(drive, config, tmp_path):
     blocker.write_text("")
     result = roadblocks("detect", drive, "-o", blocker / "out", "--config", config)
     assert result.exit_code == 2 and "Traceback" not in result.output and "file" in result.stderr
+
+
+NAMES = ["a b", 'it\'s "quoted"', "ünïcode 雪", "-rf", "[bold]", "a\nb", "$(touch x)", "%s", "x" * 240]
+
+
+@pytest.mark.parametrize("name", [*NAMES, b"\xff\xfe"], ids=repr)
+def test_any_name_of_a_frame(config, tmp_path, name):
+    (tmp_path / "drive").mkdir()
+    folder = os.fsencode(tmp_path / "drive")
+    patch_points().tofile(os.path.join(folder, os.fsencode(name) + b".bin"))
+    (tmp_path / "drive" / "broken.bin").write_bytes(b"x" * 17)
+    out = tmp_path / "out"
+    result = roadblocks("detect", tmp_path / "drive", "-o", out, "--config", config, "--render", "--json", "-")
+    assert result.exit_code == 1 and json.loads(result.stdout)["good"] == 1, result.output
+    assert ids(out / "detections.jsonl") == [os.fsdecode(name)]
+    assert os.listdir(os.fsencode(out / "pictures")) == [os.fsencode(name) + b".png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drive", "out"], "nothing is written elsewhere"
+
+
+def test_the_summary_counts_every_kind(drive, config, tmp_path):
+    folder = drive / "training" / "velodyne"
+    good = np.tile(patch_points(1, 1), (10, 1))
+    calibration = (drive / "training/calib/000000.txt").read_bytes()
+    frames = {
+        "bytes": good * np.array([1, 1, 1, 255], np.float32),
+        "clipped": good * np.array([1, 1, 1, 2.5], np.float32),
+        "far": good + np.array([100, 0, 0, 0], np.float32),
+        "holes": np.where(np.arange(160)[:, None] < 5, np.float32(np.nan), good),
+        "infinite": np.where(np.arange(160)[:, None] < 50, np.float32(np.inf), good),
+        "metres": good * np.array([1000, 1000, 1000, 1], np.float32),
+        "negative": -good,
+    }
+    for name, points in frames.items():
+        points.astype(np.float32).tofile(folder / f"{name}.bin")
+        (drive / "training/calib" / f"{name}.txt").write_bytes(calibration)
+    good.tofile(folder / "uncalibrated.bin")
+    (folder / "cut.bin").write_bytes(b"x" * 17)
+    (folder / "gone.bin").symlink_to("nowhere")
+    for name in ("cut", "gone"):
+        (drive / "training/calib" / f"{name}.txt").write_bytes(calibration)
+    result = roadblocks("detect", drive, "-o", tmp_path / "out", "--config", config)
+    assert result.exit_code == 1 and "intensity scaled: 1" in result.stdout
+    summary = json.loads((tmp_path / "out" / "run.json").read_text())["summary"]
+    assert summary["faults"] == {
+        "no points": 1, "intensity scaled": 1, "intensity clipped": 1, "truncated": 1, "outside the grid": 2,
+        "unreadable": 1, "points dropped": 1, "not finite": 1, "not metres": 1, "intensity": 1, "calibration": 1,
+    }  # fmt: skip
+    kinds = {row["frame"]: row["kind"] for row in summary["skipped"]}
+    assert kinds == {
+        "cut": "truncated", "gone": "unreadable", "infinite": "not finite", "negative": "intensity",
+        "uncalibrated": "calibration",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [["--config", "x" * 5000], ["--config", "/dev/zero"], ["--device", "abacus"]])
+def test_hopeless_settings_are_one_line_and_code_2(drive, tmp_path, words):
+    result = roadblocks("detect", drive, "-o", tmp_path / "out", *words)
+    assert result.exit_code == 2 and "Traceback" not in result.output and isinstance(result.exception, SystemExit)
 
 
 def test_help_lists_plugged_in_commands():

@@ -17,6 +17,8 @@ from detector.calibration import (
 )
 from detector.errors import FrameError, SourceError
 from detector.sources import open_sources
+from tools.simulation.drive import simulate_drive
+from tools.simulation.layouts import write_object
 
 CAMERA_FROM_LIDAR = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
 IMAGE_FROM_CAMERA = np.array([[700.0, 0, 600, 0], [0, 700, 180, 0], [0, 0, 1, 0]])
@@ -89,6 +91,24 @@ def test_image_size_comes_from_the_image(tmp_path: Path, caplog: pytest.LogCaptu
     sizes = [frame.load().calibration.image_size for frame in open_sources([root])[0].frames]
     assert sizes == [(621, 188), DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE]
     assert "000001.png" in caplog.text
+
+
+def test_an_image_that_another_program_would_draw_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Pillow knows PostScript, and would hand it to Ghostscript."""
+    root = object_set(tmp_path / "kitti")
+    (root / "image_2").mkdir()
+    (root / "image_2" / "000000.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    assert open_sources([root])[0].frames[0].load().calibration.image_size == DEFAULT_IMAGE_SIZE
+    assert "000000.png: no image" in caplog.text
+
+
+def test_times_are_not_read_from_a_device(tmp_path: Path) -> None:
+    drive = raw_drive(tmp_path / "2011_09_26")
+    (drive / "velodyne_points" / "timestamps.txt").write_bytes(b"9" * 1000 + b"\xff\n")
+    assert open_sources([drive])[0].frames[0].stamp_ns is None
+    (drive / "velodyne_points" / "timestamps.txt").unlink()
+    os.mkfifo(drive / "velodyne_points" / "timestamps.txt")
+    assert open_sources([drive])[0].frames[1].stamp_ns == 100_000_000
 
 
 def test_missing_calibration_of_one_frame_is_that_frames_error(tmp_path: Path) -> None:
@@ -274,3 +294,16 @@ def test_real_raw_drive(shared: Path) -> None:
     assert frame.stamp_ns == 300_000_000
     expected = read_raw_calibration(shared / "kitti_raw" / "2011_09_26")
     np.testing.assert_array_equal(frame.calibration.camera_from_lidar, expected.camera_from_lidar)
+
+
+def test_frames_have_the_poses_of_their_recording(tmp_path, caplog):
+    write_object(tmp_path, simulate_drive(2, seed=0))
+    (source,) = open_sources([tmp_path])
+    found = [frame.load().pose for frame in source.frames]
+    expected = [made.frame.pose for made in simulate_drive(2, seed=0)]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    broken = tmp_path / "broken"
+    write_object(broken, simulate_drive(1, seed=0))
+    (broken / "training" / "tracks.jsonl").write_text("no json")
+    (source,) = open_sources([broken])
+    assert source.frames[0].load().pose is None and "used without its pose" in caplog.text

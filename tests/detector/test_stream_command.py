@@ -65,7 +65,7 @@ def test_one_line_of_json_per_frame(config, drive):
     assert list(lines[0]["stage_ms"]) == ["load", "voxelize", "mask", "reduce", "backbone", "decode", "nms"]
     assert all(line["latency_ms"] >= line["stage_ms"]["backbone"] for line in lines)
     assert (lines[0]["tiles_run"], lines[1]["tiles_run"], lines[0]["tiles_left_out"]) == (1, 0, 0)
-    assert "frame 1: holds no points" in result.stderr
+    assert "1.bin: holds no points" in result.stderr and "; no points: 1" in result.stderr
     assert "streaming" in result.stderr and "4 frames, 0 dropped, 0 skipped; latency p50 " in result.stderr
     assert "peak memory" in result.stderr
 
@@ -100,7 +100,7 @@ def test_bad_frames(config, drive):
     assert result.exit_code == 1
     assert [line["frame"] for line in records(result)] == ["0", "2", "3"]
     assert "skipped: " in result.stderr and "17 bytes, expected a multiple of 16" in result.stderr
-    assert "3 frames, 0 dropped, 1 skipped" in result.stderr
+    assert "3 frames, 0 dropped, 1 skipped" in result.stderr and "; truncated: 1" in result.stderr
     result = stream(config, drive, "--on-error", "stop")
     assert result.exit_code == 2 and [line["frame"] for line in records(result)] == ["0"]
     assert "error: " in result.stderr and "1 frames, 0 dropped" in result.stderr

@@ -82,14 +82,8 @@ def test_what_is_higher_hides_what_is_below():
 
 
 def test_points_outside_of_the_map_and_not_numbers_are_left_out():
-    outside = [
-        [70.5, 0, 0, 1],
-        [-0.1, 0, 0, 1],
-        [30, 40.1, 0, 1],
-        [np.nan, 0, 0, 1],
-        [np.inf, 0, 0, 1],
-        [1e30, 0, 0, 1],
-    ]
+    outside = [[70.5, 0, 0, 1], [-0.1, 0, 0, 1], [30, 40.1, 0, 1], [1e30, 0, 0, 1]] * 10
+    outside += [[np.nan, 0, 0, 1], [np.inf, 0, 0, 1]]
     some = map_of(view.render_bev(frame_of(*outside), Detections.empty(), SPEC))
     assert np.array_equal(some, map_of(view.render_bev(frame_of(), Detections.empty(), SPEC)))
 

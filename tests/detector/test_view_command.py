@@ -194,3 +194,38 @@ def test_recordings_of_runs_and_streams(out, drive, config, tmp_path):
         assert set(rows.values()) == {3}, rows
     result = roadblocks(*words, "--viewer", "rerun")
     assert result.exit_code == 2 and "record with --recording" in result.stderr and result.stdout == ""
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/tmp/elsewhere", "..", 7])
+def test_a_record_cannot_lead_pictures_elsewhere(out, tmp_path, drive, name):
+    record = json.loads((out / "run.json").read_text())
+    record["sources"] = [{"name": name, "path": str(drive)}, {"name": "b", "path": str(drive)}]
+    (out / "run.json").write_text(json.dumps(record))
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(out / "detections.jsonl", tmp_path / "elsewhere")
+    result = roadblocks("view", out)
+    assert result.exit_code == 2 and "not a record of `roadblocks detect`" in result.stderr
+    assert names(tmp_path / "elsewhere") == ["detections.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("run.json", "[" * 100_000),
+        ("run.json", "\xff\xfe"),
+        ("detections.jsonl", '{"frame": "0", "boxes": [[NaN, 0, 0, 1, 1, 1, 0]], "scores": [1], "labels": ["Car"]}\n'),
+        ("detections.jsonl", '{"frame": "0", "boxes": [["a"]], "scores": [1], "labels": ["Car"]}\n'),
+        ("detections.jsonl", "[" * 100_000 + "\n"),
+    ],
+)
+def test_damaged_records_are_one_line(out, file, text):
+    (out / file).write_text(text, encoding="latin-1")
+    result = roadblocks("view", out)
+    assert result.exit_code == 2 and "Traceback" not in result.output and isinstance(result.exception, SystemExit)
+
+
+def test_damaged_times_cost_only_the_times(out):
+    (out / "timing.jsonl").write_text(
+        '{"frame": "0", "stage_ms": [1], "tiles_run": "many"}\n{"frame": "1", "stage_ms": 1}\n'
+    )
+    assert [(frame.stage_ms, frame.tiles_run) for frame in open_run(out).frames][:2] == [({}, None), ({}, None)]

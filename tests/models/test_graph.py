@@ -1,10 +1,16 @@
 """Reading ONNX: what is merged into what, and one clear error for each file that cannot be used."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
+from rich.errors import MarkupError
 
+from detector.cli import main
 from models.errors import ModelError
 from models.graph import read_graph
 from models.network import INPUT_NAME, Network, load_network
@@ -12,7 +18,7 @@ from models.plan import StageChoice, make_plan
 from models.sparse import TileExecutor
 from models.steps import ConvStep, DenseStep, PointwiseStep, PoolStep
 from tests.models.small_networks import Builder, everything_network, residual_network
-from tests.tiny_network import INFO, tiny_model, write_model
+from tests.tiny_network import INFO, SPEC, tiny_model, write_model
 
 
 def test_norm_relu_and_addition_are_merged_into_the_convolution():
@@ -48,8 +54,8 @@ def test_odd_convolutions_run_densely_and_say_why(attributes, words):
     net = Builder(np.random.default_rng(0), 32, 32, 4)
     x = net.conv(INPUT_NAME, 4, **({"padding": 2} | attributes if "dilations" in attributes else attributes))
     net.heads(x)
-    plan = make_plan(net.network(1))
-    assert words in next(line.why for line in plan.steps if isinstance(line.step, DenseStep))
+    steps = read_graph(net.network(1).content, "small").steps
+    assert words in next(step.why for step in steps if isinstance(step, DenseStep))
 
 
 def network_of(model):
@@ -113,3 +119,121 @@ def test_tiles_must_cover_whole_tiles_of_the_grid():
 def test_a_network_without_the_pipeline_s_outputs():
     with pytest.raises(ModelError, match=r"outputs \['other', 'regression'\], expected grid and score, regression"):
         TileExecutor(network_of(tiny_model("other")))
+
+
+# Hostile files. Each is small, whatever it asks for.
+
+
+def hostile(change):
+    """The tiny network, changed by a function of its graph."""
+    model = tiny_model()
+    change(model.graph)
+    return network_of(model)
+
+
+def double_again_and_again(graph):
+    """Joins a map with itself, forty times: 10^12 times as many channels."""
+    names = ["grid", *(f"d{index}" for index in range(40))]
+    graph.node.extend(helper.make_node("Concat", [x, x], [y], axis=1) for x, y in pairwise(names))
+
+
+def declare(dims, data_type=TensorProto.FLOAT):
+    """Lets a weight claim other sizes or another type than its bytes have."""
+
+    def change(graph):
+        graph.initializer[0].dims[:] = dims
+        graph.initializer[0].data_type = data_type
+
+    return change
+
+
+def read_ahead(graph):
+    graph.node[0].input[0] = graph.node[1].output[0]
+
+
+def make_twice(graph):
+    graph.node[2].output[0] = graph.node[0].output[0]
+
+
+def hide_an_attribute(graph):
+    graph.node[0].attribute.append(helper.make_attribute("pads", "none"))
+
+
+def other_input_type(graph):
+    graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+
+
+def sparse(graph):
+    values = helper.make_tensor("s", TensorProto.FLOAT, [1], [1.0])
+    graph.sparse_initializer.append(
+        helper.make_sparse_tensor(values, helper.make_tensor("i", TensorProto.INT64, [1], [0]), [10**9, 10**9])
+    )
+
+
+def weights_of(value):
+    """Fills the first weights."""
+
+    def change(graph):
+        tensor = graph.initializer[0]
+        tensor.CopyFrom(numpy_helper.from_array(np.full(tuple(tensor.dims), value, np.float32), tensor.name))
+
+    return change
+
+
+def conv_without_weights(graph):
+    del graph.node[0].input[1:]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (double_again_and_again, r"holds \d+ values, all together \d+; expected at most"),
+        (declare([10**6, 10**6]), "not a valid ONNX model"),
+        (declare([-1, 5]), "not a valid ONNX model"),
+        (declare([1, 5, 4, 4], 999), "not a valid ONNX model"),
+        (declare([1, 5, 4, 4], TensorProto.STRING), "not a valid ONNX model"),
+        (declare([1, 5, 4, 4], TensorProto.DOUBLE), "not a valid ONNX model"),
+        (read_ahead, "Conv reads 'score' before it is made"),
+        (make_twice, "Conv makes 'logit' a second time"),
+        (hide_an_attribute, "not a valid ONNX model"),
+        (other_input_type, "not a valid ONNX model|is FLOAT16, expected FLOAT"),
+        (sparse, "sparse weights are not read"),
+        (weights_of(np.nan), "the weights of 'w' hold NaN or infinity"),
+        (weights_of(-np.inf), "the weights of 'w' hold NaN or infinity"),
+        (conv_without_weights, "not a valid ONNX model"),
+    ],
+)
+def test_hostile_graphs_are_refused_before_memory_is_taken(change, words):
+    with pytest.raises(ModelError, match=words) as caught:
+        make_plan(hostile(change))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(("part", "value"), [(0, 3e38), (3, -1.0), (3, -1e-5), (2, 3e38)])
+@pytest.mark.filterwarnings("error")
+def test_normalisation_that_overflows_is_refused(part, value):
+    """Found by fuzzing: what weights and normalisation make together was infinite, with a warning of NumPy's."""
+    net = Builder(np.random.default_rng(0), 32, 32, 4)
+    x = net.conv(INPUT_NAME, 4)
+    net.heads(net.norm(x))
+    names = [tensor.name for tensor in net.weights]
+    tensor = net.weights[names.index(next(node for node in net.nodes if node.op_type[0] == "B").input[1 + part])]
+    tensor.CopyFrom(numpy_helper.from_array(np.full(4, value, np.float32), tensor.name))
+    with pytest.raises(ModelError, match="hold NaN or infinity"):
+        read_graph(net.network(1).content, "small")
+
+
+def test_metadata_of_another_grid_or_stride_is_told():
+    network = network_of(tiny_model())
+    with pytest.raises(ModelError, match=r"'grid' is \(1, 8, 12, 5\), its metadata says \(1, 16, 12, 5\)"):
+        make_plan(replace(network, info=replace(INFO, grid=replace(SPEC, x_max_m=12.8))))
+    with pytest.raises(ModelError, match=r"'score' is \(1, 2, 3, 1\), its metadata says \(1, 8, 12, 1\)"):
+        make_plan(replace(network, info=replace(INFO, output_stride=1)))
+
+
+def test_names_in_a_file_are_not_taken_for_markup(tmp_path):
+    model = tiny_model()
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    model.graph.node[1].op_type, model.graph.node[1].domain = "[/red]", "own"
+    result = CliRunner().invoke(main, ["models", "show", str(write_model(tmp_path / "a.onnx", model))])
+    assert "Traceback" not in result.output and not isinstance(result.exception, MarkupError)

@@ -11,6 +11,7 @@ from kernels.tiles import ActiveTiles, TileSpec
 from models.dense import DenseExecutor
 from models.errors import ModelError
 from models.network import NetworkInfo, load_network
+from models.plan import make_plan
 from tests.tiny_network import CAR_SIZE, INFO, SPEC, tiny_model, write_model
 
 
@@ -55,9 +56,47 @@ def test_external_weights_are_refused(tmp_path):
         load_network(write_model(tmp_path / "external.onnx", model))
 
 
+def test_external_weights_are_refused_wherever_they_hide(tmp_path):
+    """In a node's attribute, where reading them would follow the path out of the folder."""
+    (tmp_path / "secret.bin").write_bytes(bytes(4 * 80))
+    model = tiny_model()
+    tensor = model.graph.initializer[0]
+    onnx.external_data_helper.set_external_data(tensor, str(tmp_path / "secret.bin"))
+    tensor.ClearField("raw_data")
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [tensor.name], value=tensor))
+    del model.graph.initializer[0]
+    with pytest.raises(ModelError, match="keeps weights in other files"):
+        load_network(write_model(tmp_path / "external.onnx", model))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_file(tmp_path, share):
+    path = write_model(tmp_path / "cut.onnx")
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(ModelError, match=r"cut\.onnx: "):
+        make_plan(load_network(path))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0", "x" * 5000 + ".onnx"])
+def test_names_that_are_none(name):
+    with pytest.raises(ModelError, match=r"no such network|cannot be read"):
+        load_network(name)
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/etc/x", "a\\b", "a\nb", "", "x" * 1000, None, 7])
+def test_a_name_that_could_lead_elsewhere(name):
+    with pytest.raises(ModelError, match="network metadata: name"):
+        dataclasses.replace(INFO, name=name)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("[" * 10_000, "network metadata"),
+        ('{"grid": {"cell_m": 1' + "0" * 5000 + "}}", "network metadata"),
+        ('{"grid": {"cell_m": 1' + "0" * 400 + "}}", "BEV grid"),
+        ('{"grid": {"cell_m": NaN}}', "BEV grid"),
+        ('{"grid": {"x_max_m": 1e9, "y_max_m": 1e9}}', "cells, expected at most"),
         ("[]", "expected the fields"),
         ("{}", "grid"),
         ('{"grid": {"cell_meters": 1}}', "unknown keys"),
