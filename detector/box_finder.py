@@ -88,8 +88,18 @@ class BoxFinder:
             return Found(boxes[keep], scores[keep], tiles, mask)
 
 
+class _WayBack(NamedTuple):
+    """Where a frame arrives on the host. Frames on their way at once need one each."""
+
+    packed: Download
+    mask: Download
+
+
 class CudaBoxFinder(BoxFinder):
-    """The same on a GPU: `start` only queues, with the way back of boxes, tiles and mask."""
+    """The same on a GPU: `start` only queues, with the way back of boxes, tiles and mask.
+
+    The next frame may be started before this one is finished: the device works on one after the other.
+    """
 
     _device = True
 
@@ -97,7 +107,7 @@ class CudaBoxFinder(BoxFinder):
         super().__init__(config, info, choice)
         rows = packed_rows(config.nms.max_boxes, max(choice.spec.total, 1))
         self._packed = to_device(np.zeros((rows, COLUMNS), np.float32))
-        self._packed_back, self._mask_back = Download(), Download()
+        self._free: list[_WayBack] = []
 
     def start(self, maps: Maps, mask: Any, tiles: DeviceTiles, clock: StageClock) -> Callable[[], Found]:
         """Queues all there is to do, on this thread's stream. Arguments and result as on the CPU."""
@@ -108,13 +118,15 @@ class CudaBoxFinder(BoxFinder):
             keep = nms(found.boxes, found.scores, *limits, found.count, self._workspace)
             arrays = (found.boxes, found.scores, keep.index, keep.count, tiles.index, tiles.count)
             pack_frame(*arrays, self._choice.spec.count[1], self._nms.max_boxes, self._packed)
-            self._mask_back.queue(mask)
-            self._packed_back.queue(self._packed)
-        return partial(self._wait, clock)
+            back = self._free.pop() if self._free else _WayBack(Download(), Download())
+            back.mask.queue(mask)
+            back.packed.queue(self._packed)
+        return partial(self._wait, back, clock)
 
-    def _wait(self, clock: StageClock) -> Found:
+    def _wait(self, back: _WayBack, clock: StageClock) -> Found:
         spec = self._choice.spec
-        boxes, scores, index = unpack_frame(self._packed_back.wait(), self._nms.max_boxes, spec.count[1])
-        mask = self._choice.is_set(self._mask_back.wait())
+        boxes, scores, index = unpack_frame(back.packed.wait(), self._nms.max_boxes, spec.count[1])
+        mask = self._choice.is_set(back.mask.wait())
+        self._free.append(back)
         clock.settle()
         return Found(boxes, scores, ActiveTiles(index, spec), mask)

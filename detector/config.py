@@ -74,6 +74,7 @@ class Config:
     model: str = "kitti"  # a shipped network's name or the path of an ONNX file
     device: str = "auto"
     precision: str = "auto"  # on CUDA: float32, float16, or auto: float16 where the GPU's tensor cores can
+    cuda_graph: bool = True  # on CUDA: the kernels of a frame's network are launched as one, where the driver can
     execution: str = "sparse"  # or "dense": the whole grid through onnxruntime
     score: float = 0.05  # boxes below are not written; average precision needs the tail
     sensor: SensorConfig = field(default_factory=SensorConfig)

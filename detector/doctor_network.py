@@ -56,7 +56,7 @@ def weights_findings(folder: Path, recorded: Mapping[str, str]) -> Iterator[Find
 def check_detect(config: str) -> Iterator[Finding]:
     """One frame from points to boxes, as `detect` would run it."""
     from detector.pipeline import Pipeline
-    from models.tuning import tuning_file
+    from models.tuning import tuning_file, unit_name
 
     pipeline = Pipeline.from_config(config)
     pipeline.warm_up()
@@ -70,5 +70,6 @@ def check_detect(config: str) -> Iterator[Finding]:
     boxes = len(result.detections)
     tiles = f"{result.tiles_run} of {result.tiles_total} tiles"
     yield Finding("detect", "a frame", f"{tiles}, {boxes} boxes, {frame_ms:.0f} ms on {pipeline.device}")
-    if pipeline.config.execution == "sparse" and not tuning_file(pipeline.network).is_file():
+    unit = unit_name(pipeline.device, pipeline.config.precision)
+    if pipeline.config.execution == "sparse" and not tuning_file(pipeline.network, unit).is_file():
         yield Finding("detect", "tuning", "not done", advice="roadblocks tune SOURCE may make it faster here")

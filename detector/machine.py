@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("roadblocks", "numpy", "numba", "scipy", "onnx", "onnxruntime", "onnxruntime-gpu", "numba-cuda")
+PACKAGES = ("roadblocks", "numpy", "numba", "scipy", "onnx", "onnxruntime", "onnxruntime-gpu", "numba-cuda", "torch")
 BUSY = 0.5  # load average from which a measurement is told to be doubtful
 
 

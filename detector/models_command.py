@@ -12,7 +12,7 @@ from detector.cli import FriendlyGroup, results
 from models.network import load_network, network_folder
 from models.plan import Plan, make_plan
 from models.steps import DenseStep
-from models.tuning import load_choices, tuning_file
+from models.tuning import load_choices, tuning_file, unit_name
 
 
 @click.group(cls=FriendlyGroup)
@@ -44,10 +44,11 @@ def show(network: str) -> None:
     roadblocks models show mine.onnx
     """
     loaded = load_network(Path(network) if network.endswith(".onnx") else network)
-    choices = load_choices(loaded)
+    choices = load_choices(loaded, unit_name())
     plan = make_plan(loaded, choices)
     results.print(plan_table(plan))
-    source = f"tuned: {tuning_file(loaded)}" if choices else "defaults; `roadblocks tune` measures on this machine"
+    tuned = f"tuned: {tuning_file(loaded, unit_name())}"
+    source = tuned if choices else "defaults; `roadblocks tune` measures on this machine"
     results.print(f"{plan.operations / 1e9:.1f} GFLOP on all tiles. Tile sizes: {source}", soft_wrap=True)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from kernels.launch import cuda, on_stream
 from kernels.nms import nms
 from kernels.tiles import ActiveTiles
 from kernels.voxelize import voxelize
+from models.dense_cuda import CudaDenseExecutor
 from models.execute import make_executor
 from models.mask_network import mask_network_of
 from models.masks import mask_source
@@ -64,9 +66,11 @@ class Pipeline:
         self.config = config
         self.spec = self.network.info.grid
         self._mounting = Mounting.of(config.sensor, self.network.info)
-        self._executor = make_executor(self.network, config.execution, config.device, config.precision, threads)
+        self._executor = make_executor(
+            self.network, config.execution, config.device, config.precision, config.cuda_graph, threads
+        )
         self.device = self._executor.device
-        self._on_device = isinstance(self._executor, CudaTileExecutor)
+        self._on_device = isinstance(self._executor, CudaTileExecutor | CudaDenseExecutor)
         self._stream = cuda.stream() if self._on_device else None
         self._buffers = self.new_buffers(threads)
         self._user = threading.RLock()
@@ -126,9 +130,8 @@ class Pipeline:
         """
         if not isinstance(frame, Frame):
             frame = Frame(frame)
-        clock = clock or StageClock()
         with self._one_thread():
-            return self.detect_prepared(frame, self.prepare(frame, clock), clock)
+            return self.start(frame, clock)()
 
     def prepare(self, frame: Frame, clock: StageClock | None = None, buffers: FrameBuffers | None = None) -> Prepared:
         """The first half of `detect`, up to the network: the BEV grid and its active tiles.
@@ -146,7 +149,7 @@ class Pipeline:
         """
         spec, clock, buffers = self.spec, clock or StageClock(), buffers or self._buffers
         timed = self._timed(clock)
-        with self._queue():
+        with buffers.filling():
             with timed(Stage.VOXELIZE):
                 points = buffers.place(self._in_view(frame))
                 origin = (spec.x_min_m, spec.y_min_m, spec.z_min_m)
@@ -155,7 +158,7 @@ class Pipeline:
                 mask = buffers.mask(points, frame.pose)
             with timed(Stage.REDUCE):
                 tiles = self.choice.active(mask, buffers.workspace)
-        return Prepared(grid, mask, tiles)
+        return Prepared(grid, mask, tiles, buffers.turns)
 
     def first_tiles(self, prepared: Prepared, count: int) -> ActiveTiles:
         """The active tiles of a frame that run where so many may: those that matter most, in their order.
@@ -172,34 +175,56 @@ class Pipeline:
         tiles: ActiveTiles = self.prepare(frame).on_host().tiles
         return tiles.copy()
 
-    def detect_prepared(
+    @property
+    def frames_ahead(self) -> int:
+        """How many frames may be started before the first of them is finished, to keep a GPU busy."""
+        return int(self._on_device and not self._budget.limited)
+
+    def start(
         self,
         frame: Frame,
-        prepared: Prepared,
-        clock: StageClock,
+        clock: StageClock | None = None,
+        prepared: Prepared | None = None,
         after_network: Callable[[], None] = lambda: None,
-    ) -> FrameResult:
-        """The second half of `detect`: network, decode, nms.
+    ) -> Callable[[], FrameResult]:
+        """Runs a frame through the network, decode and nms; on a GPU all of it is only queued.
 
         Args:
             frame: the frame.
-            prepared: the frame's first half.
             clock: takes the time of the stages.
+            prepared: the frame's first half, from `prepare`; None makes it here.
             after_network: called when ``prepared`` may be overwritten; on a GPU, by what is queued from then on.
+
+        Returns:
+            What gives the result; on a GPU it waits. Frames finish in the order in which they started.
 
         Raises:
             RoadblocksError: if another thread runs a frame on this pipeline.
         """
+        clock = clock or StageClock()
         with self._one_thread(), self._queue():
-            if self._budget.wants_costs:
-                self._budget.start(self._measure_cost(prepared))
-            start_s = time.perf_counter()
-            with self._timed(clock)(Stage.BACKBONE):
-                kept, left_out = self._within_budget(prepared, clock)
-                maps = self._executor.run(prepared.grid, kept)
-            finish = self._box_finder.start(maps, prepared.mask, kept, clock)
+            prepared = prepared or self.prepare(frame, clock)
+            with prepared.reading():
+                if self._budget.wants_costs:
+                    self._budget.start(self._measure_cost(prepared))
+                start_s = time.perf_counter()
+                with self._timed(clock)(Stage.BACKBONE):
+                    kept, left_out = self._within_budget(prepared, clock)
+                    maps = self._executor.run(prepared.grid, kept)
+                found = self._box_finder.start(maps, prepared.mask, kept, clock)
             after_network()
-            found = finish()
+            finish = partial(self._finish, frame, clock, found, start_s, left_out)
+            if self._on_device:
+                return finish
+            result = finish()
+        return lambda: result
+
+    def _finish(
+        self, frame: Frame, clock: StageClock, boxes: Callable[[], Found], start_s: float, left_out: int
+    ) -> FrameResult:
+        """The rest of a frame that `start` began at ``start_s``."""
+        with self._one_thread():
+            found = boxes()
             ran = found.tiles
             self._budget.learn(len(ran), 1e3 * (time.perf_counter() - start_s), left_out)
         camera = frame.calibration if self.config.sensor.crop_to_camera else None

@@ -4,6 +4,9 @@ Two threads. The worker loads, voxelizes and makes the tiles of the next frame; 
 decode and nms. Only the caller's thread launches kernels that run on several threads, because not every threading
 layer of Numba bears two launches at once (its `workqueue` ends the process). Kernels release the GIL.
 
+On a GPU both threads only queue, on streams of their own, and the caller's thread starts the next frame, if it is
+there, before it waits for this one: points of one frame go up while the network runs on another.
+
 The worker prepares a frame in buffers that go round: free, being prepared, ready, in the network, free::
 
     every    two: the worker waits until one is free, so the source is slowed down and nothing is lost
@@ -115,6 +118,11 @@ class _Handover:
             raise self._error
         return None
 
+    def has_frames(self) -> bool:
+        """Whether `take` would give one at once."""
+        with self._changed:
+            return bool(self._ready)
+
     def network_done(self, buffers: FrameBuffers | None) -> None:
         """The network has read the frame that was taken, which lay in these."""
         with self._changed:
@@ -161,15 +169,18 @@ def stream_frames(
     worker = threading.Thread(target=_prepare_frames, args=arguments, name="roadblocks-prepare", daemon=True)
     try:
         worker.start()
-        while (waiting := handover.take()) is not None:
-            frame, times, done = waiting.frame, waiting.clock, partial(handover.network_done, waiting.buffers)
-            if waiting.prepared is None:
-                result = pipeline.detect(frame, times)
-                done()
+        started: deque[tuple[_Waiting, Callable[[], FrameResult]]] = deque()
+        while True:
+            if started and (len(started) > pipeline.frames_ahead or not handover.has_frames()):
+                waiting, finish = started.popleft()
+                result = finish()
+                latency_ms = 1e3 * (clock.now_s() - waiting.available_s)
+                yield replace(result, dropped_before=waiting.dropped_before, latency_ms=latency_ms)
+            elif (following := handover.take()) is not None:
+                done = partial(handover.network_done, following.buffers)
+                started.append((following, pipeline.start(following.frame, following.clock, following.prepared, done)))
             else:
-                result = pipeline.detect_prepared(frame, waiting.prepared, times, done)
-            latency_ms = 1e3 * (clock.now_s() - waiting.available_s)
-            yield replace(result, dropped_before=waiting.dropped_before, latency_ms=latency_ms)
+                break
     finally:
         clock.stop()
         handover.stop()

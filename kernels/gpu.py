@@ -7,23 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from kernels.launch import SIMULATED, cuda
+from kernels.launch import SIMULATED, cuda, load_driver
 
 LEAST_CAPABILITY = (7, 5)  # what CUDA 13 still compiles for
 TENSOR_CAPABILITY = (8, 0)  # of the matrix instructions that the float16 kernels use
 
 
-def _driver() -> Any | None:
-    """NVIDIA's driver library; None where there is none."""
-    try:
-        return ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-
-
 def cuda_driver_answers() -> bool:
     """Whether an NVIDIA driver is loaded and sees at least one GPU."""
-    driver, count = _driver(), ctypes.c_int()
+    driver, count = load_driver(), ctypes.c_int()
     if driver is None:
         return False
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
@@ -31,7 +23,7 @@ def cuda_driver_answers() -> bool:
 
 def driver_version() -> tuple[int, int]:
     """The newest CUDA that the driver runs, such as (13, 0); (0, 0) without a driver."""
-    driver, number = _driver(), ctypes.c_int()
+    driver, number = load_driver(), ctypes.c_int()
     if driver is None or driver.cuDriverGetVersion(ctypes.byref(number)) != 0:
         return 0, 0
     return number.value // 1000, number.value % 1000 // 10

@@ -7,6 +7,7 @@ Kernels carry `@cuda.jit` and compile at their first launch, so importing them n
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 import warnings
@@ -34,6 +35,7 @@ __all__ = [
     "blocks",
     "cuda",
     "elapsed_ms",
+    "load_driver",
     "mark",
     "new_array",
     "on_device",
@@ -42,6 +44,14 @@ __all__ = [
     "to_device",
     "to_host",
 ]
+
+
+def load_driver() -> Any | None:
+    """NVIDIA's driver library; None where there is none."""
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
 
 
 def stream() -> Any:

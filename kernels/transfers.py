@@ -1,13 +1,15 @@
-"""Points and masks up, results down: through pinned memory, queued on the stream, one copy each."""
+"""Points and masks up, results down, through pinned memory, one copy each; and how two streams share arrays."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.launch import cuda, stream
+from kernels.launch import cuda, on_stream, stream
 
 Float32 = NDArray[np.float32]
 
@@ -61,3 +63,26 @@ class Download:
         self._arrived.synchronize()
         arrived: NDArray[Any] = self._pinned
         return arrived
+
+
+class Turns:
+    """Arrays that one stream fills and another one reads, in turns. Streams wait for each other, the host for none."""
+
+    def __init__(self) -> None:
+        self._stream = cuda.stream()
+        self._filled, self._read = cuda.event(), cuda.event()
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """What the ``with`` body queues fills them, on their own stream, once they have been read."""
+        with on_stream(self._stream):
+            self._read.wait(self._stream)
+            yield
+            self._filled.record(self._stream)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What the ``with`` body queues reads them, on this thread's stream, once they are filled."""
+        self._filled.wait(stream())
+        yield
+        self._read.record(stream())

@@ -17,6 +17,7 @@ from models.network import INPUT_NAME, REGRESSION_NAME, SCORE_NAME, Network
 log = logging.getLogger("roadblocks")
 Float32 = NDArray[np.float32]
 DEVICES = ("auto", "cpu", "cuda")
+FELL_BACK = "onnxruntime fell back to the CPU; check CUDA 13 and cuDNN 9, or choose device cpu"
 
 
 class DenseExecutor:
@@ -52,10 +53,9 @@ class DenseExecutor:
         self._check_ends(network)
         self.device = "cuda" if self._session.get_providers()[0].startswith("CUDA") else "cpu"
         if len(providers) > 1 and self.device != "cuda":
-            message = "onnxruntime fell back to the CPU; check CUDA 13 and cuDNN 9, or choose device cpu"
             if device == "cuda":
-                raise ModelError(f"device cuda: {message}")
-            log.warning("%s", message)
+                raise ModelError(f"device cuda: {FELL_BACK}")
+            log.warning("%s", FELL_BACK)
         spec = network.info.grid
         self._input = np.zeros((1, spec.channels, spec.rows, spec.cols), np.float32)
 
@@ -121,7 +121,12 @@ def _providers(runtime: Any, device: str) -> list[str]:
     if device == "cuda" and not cuda_driver_answers():
         raise ModelError("device cuda: no NVIDIA driver answers; check nvidia-smi, or use --device cpu")
     if available and device != "cpu" and cuda_driver_answers():
-        # The extra `gpu` brings CUDA and cuDNN as Python packages, where the loader does not look by itself.
-        runtime.preload_dlls()
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        return cuda_providers(runtime)
     return ["CPUExecutionProvider"]
+
+
+def cuda_providers(runtime: Any) -> list[str]:
+    """CUDA's, and what takes its place where it cannot; loads its libraries."""
+    # The extra `gpu` brings CUDA and cuDNN as Python packages, where the loader does not look by itself.
+    runtime.preload_dlls()
+    return ["CUDAExecutionProvider", "CPUExecutionProvider"]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 
+from kernels.gpu import gpu_problem
 from models.dense import DEVICES, DenseExecutor
+from models.dense_cuda import CudaDenseExecutor
 from models.errors import ModelError, NoGpuError
 from models.network import Network
 from models.sparse import TileExecutor
-from models.sparse_cuda import CudaTileExecutor
-from models.tuning import load_choices
+from models.sparse_cuda import CudaTileExecutor, check_gpu
+from models.tuning import load_choices, unit_name
 
+Executor = DenseExecutor | CudaDenseExecutor | TileExecutor | CudaTileExecutor
 log = logging.getLogger("roadblocks")
 
 
@@ -19,8 +22,9 @@ def make_executor(
     execution: str = "sparse",
     device: str = "auto",
     precision: str = "auto",
+    graph: bool = True,
     threads: int | None = None,
-) -> DenseExecutor | TileExecutor | CudaTileExecutor:
+) -> Executor:
     """The executor of a network.
 
     Args:
@@ -28,6 +32,7 @@ def make_executor(
         execution: "sparse": on tiles; "dense": through onnxruntime.
         device: "cpu", "cuda", or "auto": CUDA where a GPU can be used, else the CPU.
         precision: on CUDA, see `CudaTileExecutor`.
+        graph: likewise.
         threads: CPU threads, None for all cores.
 
     Raises:
@@ -38,12 +43,15 @@ def make_executor(
     if device not in DEVICES:
         raise ModelError(f"device '{device}': expected one of {', '.join(DEVICES)}")
     if execution == "dense":
-        return DenseExecutor(network, device, threads)
+        dense = DenseExecutor(network, device, threads)
+        return CudaDenseExecutor(network) if dense.device == "cuda" and not gpu_problem() else dense
     if device != "cpu":
         try:
-            return CudaTileExecutor(network, precision=precision)
+            check_gpu()
+            choices = load_choices(network, unit_name("cuda", precision))
+            return CudaTileExecutor(network, choices, precision, graph=graph)
         except NoGpuError as error:
             if device == "cuda":
                 raise
             log.debug("on the CPU: %s", error)
-    return TileExecutor(network, load_choices(network, threads), threads)
+    return TileExecutor(network, load_choices(network, unit_name(threads=threads)), threads)

@@ -7,14 +7,15 @@ kernels loop to them. What the last frame touched and this one will not is put b
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from kernels.cuda_graph import GraphCache
 from kernels.gpu import TENSOR_CAPABILITY, capability, free_bytes, gpu_name, gpu_problem
-from kernels.launch import cuda, elapsed_ms, mark, to_device
+from kernels.launch import elapsed_ms, mark, to_device
 from kernels.restore_tiles import restore_tiles
 from kernels.tiles import ActiveTiles, DeviceTiles, TileSpec
 from kernels.workspace import Workspace
@@ -43,6 +44,7 @@ class CudaTileExecutor(TileNetwork):
             tensor cores that the kernels know. Operators that tiles cannot run go through onnxruntime on the host, in
             float32.
         outputs: what `run_maps` returns.
+        graph: whether a frame's kernels are launched as one CUDA graph, where the driver can.
 
     Raises:
         NoGpuError: if no GPU can be used, or it lacks memory for the network.
@@ -59,12 +61,11 @@ class CudaTileExecutor(TileNetwork):
         choices: Mapping[int, StageChoice] | None = None,
         precision: str = "auto",
         outputs: tuple[str, ...] = DETECTOR_OUTPUTS,
+        graph: bool = True,
     ) -> None:
-        problem = gpu_problem()
-        if problem:
-            raise NoGpuError(f"device cuda: {problem}; or use --device cpu")
+        check_gpu()
         super().__init__(network, choices, outputs)
-        self.half = half_maps(self.plan) if _wants_half(precision) else frozenset()
+        self.half = half_maps(self.plan) if wants_half(precision) else frozenset()
         sizes = map_bytes(self.plan, self.half)
         needed, free = 2 * sum(sizes.values()) + _OTHER_BYTES, free_bytes()  # maps, and their base
         if free < needed:
@@ -81,7 +82,13 @@ class CudaTileExecutor(TileNetwork):
             if isinstance(line.step, DenseStep):
                 log.warning("%s runs on the host, so every frame waits for it: %s", line.step.operator, line.why)
         self._touched = _TouchedTiles(self)
+        self._graphs = GraphCache(graph and not self._runners)
         self._make_base()
+
+    @property
+    def uses_graphs(self) -> bool:
+        """Whether frames are, or will be, launched as graphs: not where the driver has refused."""
+        return self._graphs.wanted
 
     def _zeros(self, name: str) -> Any:
         made = self.plan.maps[name]
@@ -116,23 +123,28 @@ class CudaTileExecutor(TileNetwork):
             ValueError: if the grid or the tiles do not fit the network.
         """
         self.check_frame(grid, tiles)
+        if step_ms is None:
+            self._graphs.run(lambda: self._queue(grid, tiles), grid, tiles.index, tiles.count)
+        else:
+            marks: list[Any] = []
+            self._queue(grid, tiles, lambda: marks.append(mark()))
+            names = (step_name(step) for step in self._steps)
+            step_ms |= {name: elapsed_ms(*pair) for name, *pair in zip(names, marks, marks[1:], strict=False)}
+        return tuple(self._maps[name].reshape(tuple(self._maps[name].shape[1:])) for name in self._outputs)
+
+    def _queue(self, grid: Any, tiles: DeviceTiles, after_each: Callable[[], object] = lambda: None) -> None:
+        """All kernels of a frame; ``after_each`` is called before the first step and after every one."""
         lists, stale = self._touched.lists(tiles)
         for name in self._tile_cells:
             restore_tiles(self._base[name], stale[name], self._maps[name])
         self._maps[INPUT_NAME] = grid.reshape(1, *grid.shape)
-        marks = [mark()]
+        after_each()
         for step in self._steps:
             if isinstance(step, DenseStep):
                 self._run_dense(step)
             else:
                 run_step(step, self._maps, lists[step.target])
-            if step_ms is not None:
-                marks.append(mark())
-        if step_ms is not None:
-            cuda.synchronize()
-            names = (step_name(step) for step in self._steps)
-            step_ms |= {name: elapsed_ms(*pair) for name, *pair in zip(names, marks, marks[1:], strict=False)}
-        return tuple(self._maps[name].reshape(tuple(self._maps[name].shape[1:])) for name in self._outputs)
+            after_each()
 
     def _run_dense(self, step: DenseStep) -> None:
         """A piece that tiles cannot run: its maps go to the host and back."""
@@ -176,7 +188,18 @@ class _TouchedTiles:
         return now, gone
 
 
-def _wants_half(precision: str) -> bool:
+def check_gpu() -> None:
+    """Refuses a machine where no GPU will do.
+
+    Raises:
+        NoGpuError: then; it says why.
+    """
+    problem = gpu_problem()
+    if problem:
+        raise NoGpuError(f"device cuda: {problem}; or use --device cpu")
+
+
+def wants_half(precision: str) -> bool:
     """Whether float16 runs.
 
     Raises:

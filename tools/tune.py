@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 from rich.progress import track
 from rich.table import Table
 
@@ -16,15 +16,16 @@ from detector.cli import messages, results
 from detector.errors import SourceError
 from detector.pipeline import Pipeline
 from detector.sources import open_sources
-from kernels.tiles import ActiveTiles
+from kernels.launch import to_device, to_host
 from models.errors import MissingExtraError
 from models.network import Network
 from models.plan import StageChoice, default_choice, make_plan, tile_sizes
 from models.sparse import TileExecutor
+from models.sparse_cuda import CudaTileExecutor
 from models.steps import DenseStep, UnitStep, step_name
-from models.tuning import save_choices
+from models.tuning import save_choices, unit_name
 
-Frames = Sequence[tuple[NDArray[np.float32], ActiveTiles]]
+Frames = Sequence[tuple[Any, Any]]  # grid and active tiles, where they run
 ROUNDS = 5
 # A way must beat the default by this share: less is within the noise of a shared machine.
 LEAST_GAIN = 0.03
@@ -39,36 +40,64 @@ class Measurement:
     stage_ms: float
 
 
+@dataclass(frozen=True)
+class Unit:
+    """What is tuned: a network on this CPU, or on this GPU.
+
+    Attributes:
+        network: the network.
+        cuda: whether it runs on CUDA.
+        precision: there, see `CudaTileExecutor`.
+        threads: on the CPU, None for all cores.
+    """
+
+    network: Network
+    cuda: bool = False
+    precision: str = "auto"
+    threads: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What `models.tuning` keeps choices for."""
+        return unit_name("cuda" if self.cuda else "cpu", self.precision, self.threads)
+
+    def executor(self, choices: Mapping[int, StageChoice] | None) -> TileExecutor | CudaTileExecutor:
+        """Runs the network with these choices; raises as the executors do."""
+        if self.cuda:
+            return CudaTileExecutor(self.network, choices, self.precision)
+        return TileExecutor(self.network, choices, self.threads)
+
+
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path, exists=True))
 @click.option("--config", default="kitti", show_default=True, help="Shipped configuration or a YAML file.")
 @click.option("--frames", type=click.IntRange(1), default=8, show_default=True, help="Frames to measure on.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. Default: all cores.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="What to tune.")
 @click.option("--show", is_flag=True, help="Print the whole sweep.")
-def tune(source: Path, config: str, frames: int, threads: int | None, show: bool) -> None:
+def tune(source: Path, config: str, frames: int, threads: int | None, device: str | None, show: bool) -> None:
     """Find the fastest tile sizes for this machine.
 
     Measures every stage of the network on frames of SOURCE with several tile sizes, with residual units fused and not,
-    and densely through onnxruntime where it is installed. `detect` uses the result from then on.
+    and on the CPU densely through onnxruntime where it is installed. `detect` uses the result from then on. It is kept
+    for this processor and number of threads, or for this GPU.
 
     \b
     roadblocks tune $KITTI
     """
-    pipeline = Pipeline.from_config(config, device="cpu", execution="sparse", threads=threads)
+    pipeline = Pipeline.from_config(config, device=device, execution="sparse", threads=threads)
+    unit = Unit(pipeline.network, pipeline.device == "cuda", pipeline.config.precision, threads)
     data = sample_frames(pipeline, source, frames)
-    ways = list(all_ways(pipeline.network))
-    measured = [
-        measure(pipeline.network, stride, choice, data, threads)
-        for stride, choice in track(ways, "measuring", console=messages)
-    ]
+    ways = [way for way in all_ways(pipeline.network) if not (unit.cuda and way[1].dense)]
+    measured = [measure(unit, stride, choice, data) for stride, choice in track(ways, "measuring", console=messages)]
     sweep = [line for line in measured if line is not None]
     best = best_choices(sweep)
     if show:
         results.print(sweep_table(sweep, best))
-    default_ms, tuned_ms = compare(pipeline.network, best, data, threads)
+    default_ms, tuned_ms = compare(unit, best, data)
     if tuned_ms > default_ms:
         best = {}
-    path = save_choices(pipeline.network, best, threads)
+    path = save_choices(pipeline.network, best, unit.name)
     results.print(
         f"network: {default_ms:.1f} ms with the defaults, {tuned_ms:.1f} ms tuned; mean of {len(data)} frames"
     )
@@ -77,7 +106,7 @@ def tune(source: Path, config: str, frames: int, threads: int | None, show: bool
 
 
 def sample_frames(pipeline: Pipeline, source: Path, count: int) -> Frames:
-    """Grids and active tiles of frames spread over a source.
+    """Grids and active tiles of frames spread over a source, where the pipeline runs.
 
     Raises:
         SourceError: if the source has no frames.
@@ -86,8 +115,12 @@ def sample_frames(pipeline: Pipeline, source: Path, count: int) -> Frames:
     if not files:
         raise SourceError(f"{source}: holds no frames, expected some to measure on")
     chosen = [files[i] for i in np.linspace(0, len(files) - 1, min(count, len(files))).astype(int)]
-    prepared = (pipeline.prepare(file.load()) for file in chosen)
-    return [(grid.copy(), tiles.copy()) for grid, _, tiles in prepared]
+    data = []
+    for file in chosen:
+        prepared = pipeline.prepare(file.load())
+        kept = np.array(to_host(prepared.grid)), to_host(prepared.tiles).copy()
+        data.append(tuple(map(to_device, kept)) if pipeline.device == "cuda" else kept)
+    return data
 
 
 def all_ways(network: Network) -> Iterator[tuple[int, StageChoice]]:
@@ -102,12 +135,10 @@ def all_ways(network: Network) -> Iterator[tuple[int, StageChoice]]:
         yield stride, StageChoice(default_choice(stride).tile_cells, dense=True)
 
 
-def measure(
-    network: Network, stride: int, choice: StageChoice, frames: Frames, threads: int | None
-) -> Measurement | None:
+def measure(unit: Unit, stride: int, choice: StageChoice, frames: Frames) -> Measurement | None:
     """One stage in one way, the others by default; None if it would need onnxruntime and that is not installed."""
     try:
-        executor = TileExecutor(network, {stride: choice}, threads)
+        executor = unit.executor({stride: choice})
     except MissingExtraError:
         return None
     mine = {
@@ -135,11 +166,9 @@ def best_choices(sweep: Sequence[Measurement]) -> dict[int, StageChoice]:
     return best
 
 
-def compare(
-    network: Network, choices: Mapping[int, StageChoice], frames: Frames, threads: int | None
-) -> tuple[float, float]:
+def compare(unit: Unit, choices: Mapping[int, StageChoice], frames: Frames) -> tuple[float, float]:
     """Milliseconds of the whole network with the defaults and tuned, measured in turn."""
-    executors = [TileExecutor(network, None, threads), TileExecutor(network, choices, threads)]
+    executors = [unit.executor(None), unit.executor(choices)]
     best = np.full((2, len(frames)), np.inf)
     for _ in range(ROUNDS):
         for which, executor in enumerate(executors):

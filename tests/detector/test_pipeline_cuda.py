@@ -82,8 +82,11 @@ def test_boxes_equal_those_of_the_cpu(device, model):
             assert_same(found, expected)
     clocks = [StageClock(), StageClock()]  # two frames on their way, as in a stream
     prepared = [cuda.prepare(frame, clock, cuda.new_buffers()) for frame, clock in zip(FRAMES[:2], clocks, strict=True)]
-    for frame, clock, first_half, expected in zip(FRAMES, clocks, prepared, results, strict=False):
-        assert_same(cuda.detect_prepared(frame, first_half, clock), expected)
+    assert (cuda.frames_ahead, cpu.frames_ahead) == (1, 0)
+    started = [cuda.start(*each) for each in zip(FRAMES, clocks, prepared, strict=False)]
+    assert_same(cuda.detect(FRAMES[3]), results[3])  # between them, as users of a stream may
+    for finish, expected in zip(started, results, strict=False):
+        assert_same(finish(), expected)
     assert np.array_equal(cuda.active_tiles(FRAMES[0]).index, results[0].tiles.index)
 
 

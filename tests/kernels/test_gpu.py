@@ -63,5 +63,5 @@ def test_one_line_for_every_reason(monkeypatch, settings, words):
 
 
 def test_without_a_driver_there_is_no_version(monkeypatch):
-    monkeypatch.setattr(gpu, "_driver", lambda: None)
+    monkeypatch.setattr(gpu, "load_driver", lambda: None)
     assert gpu.driver_version() == (0, 0) and not gpu.cuda_driver_answers()

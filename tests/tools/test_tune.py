@@ -8,7 +8,7 @@ from detector import Config, Frame, Pipeline
 from detector.models_command import models
 from models.network import load_network
 from models.plan import StageChoice
-from models.tuning import load_choices, tuning_file
+from models.tuning import load_choices, tuning_file, unit_name
 from tests.tiny_network import patch_points, write_model, write_wide_model
 from tools.tune import Measurement, all_ways, best_choices, sample_frames, tune
 
@@ -30,9 +30,9 @@ def test_tune_measures_and_keeps(config, tmp_path):
     done = CliRunner().invoke(tune, [str(tmp_path), "--config", str(config), "--frames", "2", "--show"])
     assert done.exit_code == 0, done.output
     assert "chosen" in done.output and "2 frames" in done.output and "densely" in done.output
-    kept = tuning_file(load_network(tmp_path / "tiny.onnx"))
+    kept = tuning_file(load_network(tmp_path / "tiny.onnx"), unit_name())
     assert kept.is_file() and str(kept) in done.output.replace("\n", "")
-    assert set(load_choices(load_network(tmp_path / "tiny.onnx"))) <= {4}
+    assert set(load_choices(load_network(tmp_path / "tiny.onnx"), unit_name())) <= {4}
 
 
 def test_every_frame_is_measured_on_its_own_tiles(tmp_path):

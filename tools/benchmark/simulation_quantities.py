@@ -123,9 +123,10 @@ def _points(points: NDArray[np.float32], sensor: Sensor) -> dict[str, Sample]:
 
 def _grid(frame: Frame, pipeline: Pipeline) -> dict[str, Sample]:
     """Shares of the detector's own grid [%]; it crops the points itself."""
-    grid, _, tiles = pipeline.prepare(frame)
-    occupied = grid[..., :-1].any(axis=2)  # the last channel is intensity, which may be 0
-    return {"cells": Sample.of([100 * occupied.mean()]), "tiles": Sample.of([100 * len(tiles) / tiles.spec.total])}
+    prepared = pipeline.prepare(frame)
+    occupied = prepared.grid[..., :-1].any(axis=2)  # the last channel is intensity, which may be 0
+    share = len(prepared.tiles) / prepared.tiles.spec.total
+    return {"cells": Sample.of([100 * occupied.mean()]), "tiles": Sample.of([100 * share])}
 
 
 def _cars(points: NDArray[np.float32], cars: KittiLabels, calibration: Calibration) -> dict[str, Sample]:
