@@ -1,10 +1,14 @@
 """`tools.gpu_check` as far as no GPU is needed: its stand-ins, its comparisons, its opponent, and its commands."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,45 +18,62 @@ from detector.types import Detections
 from kernels.gpu import cuda_driver_answers
 from kernels.launch import SIMULATED
 from kernels.residual_unit import random_unit, residual_unit_reference
-from kernels.table import OPS
 from kernels.tile_conv import tile_conv_reference
 from kernels.tiles import ActiveTiles, TileSpec
 from kernels.unit import Unit
 from models.network import INPUT_NAME
 from models.sparse import TileExecutor
 from tests.models.small_networks import residual_network
-from tests.tiny_network import patch_points, write_model
+from tests.tiny_network import INFO, SPEC, patch_points, tiny_model, write_mask_model, write_model
 from tests.tools.plan_digest import digest_of
 from tools.benchmark.sbnet_rows import Row
-from tools.gpu_check import bench
-from tools.gpu_check.__main__ import main
-from tools.gpu_check.checks import Check, check_ops, check_pipeline, guarded
+from tools.gpu_check import bench, jobs
+from tools.gpu_check.__main__ import add, main
+from tools.gpu_check.checks import check_pipeline
 from tools.gpu_check.frames import load_frames, save_frames
+from tools.gpu_check.jobs import Job, Subject, all_jobs
 from tools.gpu_check.stand_ins import install
+from tools.gpu_check.workers import MARK, do_jobs, joined, work_through
 
 DEVICES = [pytest.param("simulator", marks=pytest.mark.simulator), pytest.param("device", marks=pytest.mark.gpu)]
 ROOT = Path(__file__).parents[2]
+SMALL = replace(SPEC, x_max_m=25.6, y_min_m=-12.8, y_max_m=12.8)  # four tiles
+SHIFT_M = np.array([0, SPEC.y_min_m - SMALL.y_min_m, 0, 0], np.float32)  # of `patch_points`, to its corner
+# What a plain CUDA image lacks; Python imports a module of this name before anything else.
 BARE = """
 import sys
 missing = {"onnx", "yaml", "PIL", "scipy", "click", "rich", "threadpoolctl", "onnxruntime", "matplotlib", "torch"}
 class Bare:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in missing:
-            raise ModuleNotFoundError(name)
-from tools.gpu_check import stand_ins
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
 sys.meta_path.insert(0, Bare())
-real, stand_ins.find_spec = stand_ins.find_spec, lambda name: None if name in missing else real(name)
-assert stand_ins.install() == ["yaml", "PIL", "onnx"]
+"""
+DIGEST = """
+from tools.gpu_check.stand_ins import install
+assert install() == ["yaml", "PIL", "onnx"]
 from tests.tools.plan_digest import digest_of
-import tools.gpu_check.bench, tools.gpu_check.checks
+import tools.gpu_check.jobs, tools.gpu_check.workers
 print(digest_of("kitti"))
 """
 
 
-def test_a_bare_environment_imports_all_of_it_and_reads_the_shipped_network():
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", BARE]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.fixture
+def bare(tmp_path):
+    """Environment of a process in which these packages are not installed."""
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(BARE)
+    return {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+
+
+def run_python(environment, *arguments):
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_bare_environment_imports_all_of_it_and_reads_the_shipped_network(bare):
+    done = run_python(bare, "-c", DIGEST)
     assert done.stdout.strip() == digest_of("kitti"), done.stderr[-2000:]
     assert install() == [], "what is installed needs no stand-in"
 
@@ -64,30 +85,80 @@ def test_without_a_gpu_it_says_so_in_one_line(capsys):
     assert told.err == "gpu_check: no NVIDIA driver answers, or it sees no GPU; check nvidia-smi\n" and not told.out
 
 
-def test_a_check_that_raises_is_a_bad_one():
-    def fail():
-        raise OSError("CUDA_ERROR\nILLEGAL")
-
-    assert guarded("x", fail) == Check("x", False, float("inf"), "OSError: CUDA_ERROR ILLEGAL")
+def fake_job(name, run=None, limit_s=20.0):
+    return Job(name, limit_s, run or (lambda: {"rows": [name]}), lambda note: {"rows": [note]})
 
 
-def pipelines(monkeypatch, on_gpu):
-    """Stand-ins for pipelines: the CPU finds two boxes, a GPU what the test says."""
+def fail():
+    raise OSError("CUDA_ERROR\nILLEGAL")
+
+
+def test_a_worker_tells_of_every_job_and_ends_when_the_gpu_is_lost(monkeypatch):
+    problems = iter(["", "no kernel runs"])
+    monkeypatch.setattr("tools.gpu_check.workers.gpu_problem", lambda: next(problems))
+    some, out = [fake_job("a"), fake_job("b", fail), fake_job("c"), fake_job("d", fail), fake_job("e")], io.StringIO()
+    do_jobs(some, 0, out)
+    told = [json.loads(line.removeprefix(MARK)) for line in out.getvalue().splitlines()]
+    assert [answer.get("part") for answer in told] == [{"rows": ["a"]}, None, {"rows": ["c"]}, None]
+    assert told[1]["error"] == "OSError: CUDA_ERROR ILLEGAL"
+    assert [answer["last"] for answer in told] == [False, False, False, True]
+
+
+WORKER = """
+import json, os, sys, time
+print("something else")
+for number in range(int(sys.argv[1]), 6):
+    if number == 1:
+        os._exit(7)
+    time.sleep(60 * (number == 3))
+    print("gpu_check: " + json.dumps({"part": {"rows": [number]}, "seconds": 0.1, "last": number == 4}), flush=True)
+    if number == 4:
+        break
+"""
+
+
+def test_no_job_takes_another_one_with_it(monkeypatch):
+    """One ends its process, one hangs, one is the last that its process can do."""
+    monkeypatch.setattr("tools.gpu_check.workers.START_S", 10.0)
+    some = [fake_job(str(number), limit_s=2.0) for number in range(6)]
+    record = {"seconds": {}, "errors": {}}
+    for job, answer in work_through(some, [sys.executable, "-c", WORKER], time.monotonic() + 60):
+        add(record, job, answer)
+    assert record["rows"] == [0, "the process ended with status 7", 2, "took longer than 2 s", 4, 5]
+    assert list(record["errors"]) == ["1", "3"] and list(record["seconds"]) == list("012345")
+    late = [answer["error"] for _, answer in work_through(some, ["/nowhere"], time.monotonic() - 1)]
+    assert late == ["no time was left"] * 6
+
+
+def test_every_job_has_a_name_of_its_own_and_can_be_chosen():
+    names = [job.name for job in all_jobs(Subject())]
+    assert len(set(names)) == len(names) and sum(name.startswith("row ") for name in names) == 8
+    assert sum("mask foreground" in name for name in names) == 3, "the shipped mask network is checked"
+    assert [job.name for job in all_jobs(Subject(), "nms .small|latency$")] == [
+        "machine", "check nms (small)", "bench latency"]  # fmt: skip
+    row, check = (job.failed("why") for job in all_jobs(Subject(), "unit/conv-5|nms .small")[::-1][:2])
+    assert row["rows"][0]["note"] == "why" and row["rows"][0]["ours"] is None
+    assert check == {"checks": [{"name": "nms (small)", "ok": False, "max_error": None, "note": "why"}]}
+
+
+def outcome_of(monkeypatch, on_gpu, precision, tiles=None):
+    """What is said of pipelines of which the CPU's finds two boxes, a GPU's what the test says."""
     boxes = np.array([[10, 0, -1, 4, 2, 1.5, 3.1], [20, 5, -1, 4, 2, 1.5, 0]], np.float32)
-    tiles = ActiveTiles.all(TileSpec.covering((2, 2), 1))
+    every = ActiveTiles.all(TileSpec.covering((16, 16), 1))
 
     class Fake:
         def __init__(self, config):
-            self.config = config
+            self.cpu = config.device == "cpu"
 
         def detect(self, points):
             scores = np.array([0.9, 0.11], np.float32)
-            found = (boxes.copy(), scores) if self.config.device == "cpu" else on_gpu(boxes.copy(), scores)
+            found = (boxes.copy(), scores) if self.cpu else on_gpu(boxes.copy(), scores)
             detections = Detections(*found, ("Car",) * len(found[0]))
-            return type("Result", (), {"detections": detections, "tiles": tiles})
+            ran = every if self.cpu or tiles is None else ActiveTiles(every.index[:tiles], every.spec)
+            return SimpleNamespace(detections=detections, tiles=ran, tiles_total=256)
 
     monkeypatch.setattr("tools.gpu_check.checks.Pipeline", Fake)
-    return list(check_pipeline([np.zeros((0, 4), np.float32)], Config()))
+    return check_pipeline(Config(precision=precision), [np.zeros((0, 4), np.float32)])
 
 
 def test_boxes_are_matched(monkeypatch):
@@ -95,14 +166,15 @@ def test_boxes_are_matched(monkeypatch):
         boxes[0, 6] -= 2 * np.pi - 0.001
         return boxes[::-1].copy(), scores[::-1].copy()
 
-    same = pipelines(monkeypatch, turned)
-    assert [check.name for check in same] == [f"pipeline, {p}, mask {m}" for m in ("occupancy", "all") for p in
-                                              ("float32", "float16")]  # fmt: skip
-    assert all(check.ok for check in same) and same[0].max_error == pytest.approx(0.001, rel=0.01)
-    assert all(check.ok for check in pipelines(monkeypatch, lambda b, s: (b[:1], s[:1]))[1::2]), "on the verge"
-    lost = pipelines(monkeypatch, lambda b, s: (b[1:], s[1:]))
-    assert not any(check.ok for check in lost) and "no partner" in lost[0].note
-    assert not any(check.ok for check in pipelines(monkeypatch, lambda b, s: (b + np.float32(0.2), s)))
+    same = outcome_of(monkeypatch, turned, "float32")
+    assert same.ok and same.max_error == pytest.approx(0.001, rel=0.01) and not same.note
+    assert outcome_of(monkeypatch, lambda b, s: (b[:1], s[:1]), "float16").ok, "on the verge"
+    for precision in ("float32", "float16"):
+        lost = outcome_of(monkeypatch, lambda b, s: (b[1:], s[1:]), precision)
+        assert not lost.ok and "no partner" in lost.note
+        assert not outcome_of(monkeypatch, lambda b, s: (b + np.float32(0.2), s), precision).ok
+    assert outcome_of(monkeypatch, turned, "float32", 255).note == "0.39% of the tiles differ"
+    assert not outcome_of(monkeypatch, turned, "float32", 254).ok
 
 
 def test_frames_survive_the_rounding(tmp_path):
@@ -148,6 +220,27 @@ def test_latency_of_a_detector(tmp_path, monkeypatch):
     assert found["peak_mb"] == 200 and found["frames"] == 4 and "backbone" in found["stage_ms"]
 
 
+def test_frames_per_second_of_batches(tmp_path):
+    config = Config(model=str(write_model(tmp_path / "tiny.onnx")), device="cpu")
+    found = bench.measure_batches(config, [patch_points()], loops=2, batches=(1, 2))
+    assert list(found) == ["1", "2"] and min(found.values()) > 0
+
+
+def test_the_benchmarks_give_their_parts_of_the_record(tmp_path, monkeypatch):
+    """On the CPU, in the place of the GPU."""
+    monkeypatch.setattr(jobs, "Config", lambda model, device="": Config(model=model, device="cpu"))
+    monkeypatch.setattr(bench, "free_mb", lambda: 900.0)
+    save_frames([patch_points()], tmp_path / "frames.npz")
+    subject = Subject(str(write_model(tmp_path / "tiny.onnx")), tmp_path / "frames.npz", loops=2)
+    out, record = io.StringIO(), {}
+    do_jobs(all_jobs(subject, "bench [lb]")[1:], 0, out)
+    for line in out.getvalue().splitlines():
+        joined(record, json.loads(line.removeprefix(MARK))["part"])
+    assert {"latency_ms", "stage_ms", "fps", "peak_mb", "graph"} <= record.keys()
+    assert record["without_graph"].keys() == record.keys() - {"without_graph", "fps_by_batch"}
+    assert list(record["fps_by_batch"]) == ["1", "2", "4", "8"] and record["latency_ms"]["p99"] > 0
+
+
 class ReferenceDense:
     """The opponent's methods in NumPy."""
 
@@ -166,20 +259,38 @@ class ReferenceDense:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_rows_and_checks_on_the_device(device, tmp_path, monkeypatch):
-    ops = [op for op in OPS if op.name in ("pack_frame", "reduce_mask")]
-    assert [(check.name, check.ok) for check in check_ops(ops, "small")] == [
-        ("reduce_mask (small)", True), ("pack_frame (small)", True)]  # fmt: skip
+def test_rows_on_the_device(device, monkeypatch):
     monkeypatch.setitem(bench.WIDTHS, "conv-5", 3)
     rows = [Row(kind, "conv-5", 1, 8, 8, channels, "synthetic", 0.9, 1.0, 1.0) for kind, channels in
             (("conv", 12), ("unit", 16))]  # fmt: skip
     for row in rows:
         record = bench.measure_row(row, row.masks([])[0], ReferenceDense, rounds=1)
         assert record["ours"] == record["dense_ms"] / record["sparse_ms"] and record["channels"] == row.channels
-    late = list(bench.measure_rows([(rows[0], np.zeros((1, 8, 8), np.float32))], None, until_s=0.0))
-    assert late[0]["ours"] is None and late[0]["note"] == "no time was left"
-    file = tmp_path / "check.json"
-    assert main(["--small", "--checks-only", "--ops", "reduce_mask_mean", "--json", str(file)]) == 0
-    record = json.loads(file.read_text())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_all_of_it_in_a_bare_environment(device, tmp_path, bare):
+    """The whole way, from the command to its record, on small things; what PyTorch is needed for says so."""
+    write_mask_model(tmp_path / "tiny.onnx", SMALL)
+    write_model(tmp_path / "tiny.onnx", tiny_model(spec=SMALL), replace(INFO, grid=SMALL))
+    save_frames([patch_points() - SHIFT_M], tmp_path / "frames.npz")
+    record_file = tmp_path / "record.json"
+    wanted = "(reduce_mask|pack_frame) .small|pipeline, float32, mask foreground|bench dense|conv/conv-5"
+    # The simulator bears no kernels of two threads at once, as a stream has them.
+    wanted += "|bench latency$" if device == "device" else ""
+    paths = ["--model", str(tmp_path / "tiny.onnx"), "--frames", str(tmp_path / "frames.npz")]
+    command = ["-m", "tools.gpu_check", *paths, "--loops", "1", "--only", wanted, "--json", str(record_file)]
+    done = run_python(bare, *command)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    record = json.loads(record_file.read_text())
+    assert [(check["name"], check["ok"]) for check in record["checks"]] == [
+        ("reduce_mask (small)", True),
+        ("pack_frame (small)", True),
+        ("pipeline, float32, mask foreground", True),
+    ], record
     assert {"device", "driver", "versions", "date", "revision"} <= record.keys()
-    assert [(check["name"], check["ok"]) for check in record["checks"]] == [("reduce_mask_mean (small)", True)]
+    assert device == "simulator" or record["fps"] > 0
+    assert record["stand_ins"] == ["yaml", "PIL", "onnx"]
+    assert record["rows"][0]["stage"] == "conv-5" and "torch" in record["rows"][0]["note"]
+    assert list(record["errors"]) == ["bench dense network", "row conv/conv-5/synthetic"]
+    assert "3 of 3 checks are good" in done.stdout

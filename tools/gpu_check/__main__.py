@@ -6,112 +6,92 @@ import argparse
 import json
 import sys
 import time
-from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tools.gpu_check.stand_ins import install
 
-LIMIT_S = 440.0  # after which no further row is measured
-LOOPS = 70  # of the frames: their 99th percentile
+LIMIT_S = 440.0  # after which no job is waited for
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Checks, then measures; returns 0 if all checks are good, 1 if not, 2 if no GPU can be used."""
-    parser = argparse.ArgumentParser("python -m tools.gpu_check", description=__doc__)
-    parser.add_argument("--json", metavar="FILE", help="write the record as JSON; - is stdout")
-    parser.add_argument("--checks-only", action="store_true", help="measure nothing")
-    parser.add_argument("--small", action="store_true", help="ops on small inputs only, without the pipeline")
-    parser.add_argument("--ops", default="", help="only ops whose name holds this")
-    options = parser.parse_args(arguments)
-    started, stand_ins = time.monotonic(), install()
+    options = parser().parse_args(arguments)
+    until_s, stand_ins = time.monotonic() + LIMIT_S, install()
+
+    from tools.gpu_check.jobs import Subject, all_jobs
+    from tools.gpu_check.workers import do_jobs, work_through
+
+    jobs = all_jobs(Subject(options.model, options.frames, options.loops), options.only)
+    if options.worker is not None:
+        do_jobs(jobs, options.worker, sys.stdout)
+        return 0
     tell = sys.stderr if options.json == "-" else sys.stdout
-
-    from kernels.gpu import gpu_problem
-
-    problem = gpu_problem()
-    if problem:
-        print(f"gpu_check: {problem}", file=sys.stderr)
-        return 2
-    record = head(stand_ins)
-    print(f"{record['device']}, driver {record['driver']}, revision {record['revision']}", file=tell)
-    record["checks"] = run_checks(options, tell)
-    if not options.checks_only:
-        record |= run_benchmark(started + LIMIT_S, tell)
+    chosen = ["--model", options.model, "--frames", str(options.frames), "--loops", str(options.loops)]
+    command = [sys.executable, "-m", "tools.gpu_check", *chosen, "--only", options.only, "--worker"]
+    record: dict[str, Any] = {"stand_ins": stand_ins, "checks": [], "rows": [], "errors": {}, "seconds": {}}
+    for job, answer in work_through(jobs, command, until_s):
+        add(record, job, answer)
+        if job is jobs[0] and record.get("problem", "no answer"):
+            print(f"gpu_check: {record.get('problem') or record['errors'][job.name]}", file=sys.stderr)
+            return 2
+        print(line(job.name, answer, record), file=tell, flush=True)
+        keep(options.json, record)  # after every job, should this process be stopped from outside
     bad = [check["name"] for check in record["checks"] if not check["ok"]]
     print(f"{len(record['checks']) - len(bad)} of {len(record['checks'])} checks are good", *bad, sep="\n  ", file=tell)
     if options.json == "-":
         print(json.dumps(record, indent=1))
-    elif options.json:
-        from detector.files import write_json
-
-        write_json(Path(options.json), record)
     return int(bool(bad))
 
 
-def head(stand_ins: list[str]) -> dict[str, Any]:
-    """Where the numbers come from."""
-    from importlib import metadata
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    from tools.gpu_check.frames import FILE
 
-    from detector.machine import origin
-    from kernels.gpu import driver_version, gpu_name
-
-    found = origin()
-    with suppress(metadata.PackageNotFoundError):
-        found["versions"]["torch"] = metadata.version("torch")
-    driver = ".".join(map(str, driver_version()))
-    return {"device": gpu_name(), "driver": f"CUDA {driver}", "stand_ins": stand_ins, **found}
-
-
-def run_checks(options: argparse.Namespace, tell: Any) -> list[dict[str, Any]]:
-    """All checks, told as they come."""
-    from detector.config import Config
-    from kernels.table import OPS
-    from tools.gpu_check.checks import check_ops, check_pipeline
-    from tools.gpu_check.frames import load_frames
-
-    ops = [op for op in OPS if options.ops in op.name]
-    parts = [check_ops(ops, "small")]
-    if not options.small:
-        parts += [check_ops(ops, "frame"), check_pipeline(load_frames(), Config())]
-    checks = []
-    for part in parts:
-        for check in part:
-            word = "ok   " if check.ok else "WRONG"
-            print(f"{word} {check.name}: {check.max_error:.3g} {check.note}", file=tell, flush=True)
-            checks.append(asdict(check))
-    return checks
+    made = argparse.ArgumentParser("python -m tools.gpu_check", description=__doc__)
+    made.add_argument("--json", metavar="FILE", help="write the record as JSON; - is stdout")
+    made.add_argument(
+        "--only", default="", metavar="REGEX", help="only jobs whose name holds this, such as 'check|row'"
+    )
+    made.add_argument("--model", default="kitti", help="a shipped network, or an ONNX file")
+    made.add_argument("--frames", type=Path, default=FILE, help="points, as tools/gpu_check/frames.py keeps them")
+    made.add_argument("--loops", type=int, default=70, help="how often the frames are repeated where they are timed")
+    made.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    return made
 
 
-def run_benchmark(until_s: float, tell: Any) -> dict[str, Any]:
-    """Latency, the dense network, SBNet's rows; what PyTorch is needed for is left out without it."""
-    from detector.config import Config
-    from models.network import load_network
-    from models.plan import make_plan
-    from tools.benchmark.sbnet_rows import read_rows
-    from tools.gpu_check import bench
-    from tools.gpu_check.frames import load_frames
+def add(record: dict[str, Any], job: Any, answer: dict[str, Any]) -> None:
+    """Puts what came of a job into the record."""
+    from tools.gpu_check.workers import joined
 
-    config = Config(device="cuda")
-    record = bench.measure_detector(config, load_frames(), LOOPS)
-    print(f"latency {record['latency_ms']}, {record['fps']:.0f} frames per second", file=tell, flush=True)
-    try:
-        from tools.gpu_check.torch_dense import Dense
-    except ImportError:
-        print("PyTorch is not installed: nothing to compare with", file=tell)
-        return {**record, "rows": []}
-    dense = Dense()
-    record["dense_network_ms"] = bench.measure_dense_network(make_plan(load_network(config.model)), dense, (1, 4, 8))
-    print(f"dense network through cuDNN, by batch: {record['dense_network_ms']} ms", file=tell, flush=True)
-    # The other masks are made from whole turns of a LiDAR, which do not travel with the checkout.
-    rows = [(row, row.masks([])[0]) for row in read_rows() if row.mask == "synthetic"]
-    record["rows"] = []
-    for row in bench.measure_rows(rows, dense, until_s):
-        note = row.get("note") or f"{row['ours']:.2f}, SBNet {row['sbnet']}"
-        print(f"{row['kind']} {row['stage']} {row['mask']}: {note}", file=tell, flush=True)
-        record["rows"].append(row)
-    return record
+    record["seconds"][job.name] = answer["seconds"]
+    if "error" in answer:
+        record["errors"][job.name] = answer["error"]
+    joined(record, answer["part"] if "part" in answer else job.failed(answer["error"]))
+
+
+def line(name: str, answer: dict[str, Any], record: dict[str, Any]) -> str:
+    """What is told of a job."""
+    if "error" in answer:
+        return f"FAILED {name}: {answer['error']}"
+    part = answer["part"]
+    if "checks" in part:
+        (check,) = part["checks"]
+        return f"{'ok    ' if check['ok'] else 'WRONG '} {name}: {check['max_error']} {check['note']}"
+    if "rows" in part:
+        (row,) = part["rows"]
+        return f"       {name}: {row['ours']:.2f}, SBNet {row['sbnet']}"
+    if "problem" in part:
+        return f"       {record['device']}, driver {record['driver']}, revision {record['revision']}"
+    return f"       {name}: {json.dumps(part)}"
+
+
+def keep(file: str | None, record: dict[str, Any]) -> None:
+    """Writes the record where it is asked for."""
+    from detector.files import write_json
+
+    if file and file != "-":
+        write_json(Path(file), record)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,60 +12,45 @@ from numpy.typing import NDArray
 
 from detector.config import Config
 from detector.pipeline import Pipeline
-from detector.types import Detections
+from detector.types import Detections, FrameResult
 from kernels.launch import to_device, to_host
 from kernels.op import Exact, Op
 from kernels.tiles import ActiveTiles
 
-Frames = Iterable[NDArray[np.float32]]
 SCORE = 0.1  # boxes from here on have to be found by both
+OTHER_TILES = 0.005  # share of tiles that a mask network's rounding may switch: probabilities next to the threshold
 # Largest difference of a box's numbers [m, rad, score] between the GPU and the CPU: sums in another order; a network's
 # depth of roundings to 11 bits.
 PIPELINE_TOLERANCE = {"float32": 2e-3, "float16": 0.15}
 
 
 @dataclass(frozen=True)
-class Check:
-    """One comparison.
+class Outcome:
+    """What came of a comparison.
 
     Attributes:
-        name: of what was compared.
         ok: whether it was equal enough.
-        max_error: largest difference, relative where numbers are above 1; infinity where nothing came of it.
-        note: what went wrong.
+        max_error: largest difference, relative where numbers are above 1; None where there is none to tell.
+        note: what was wrong, or strange.
     """
 
-    name: str
     ok: bool
-    max_error: float
+    max_error: float | None
     note: str = ""
 
 
-def guarded(name: str, run: Callable[[], Check]) -> Check:
-    """The check, failed if it raises: one broken kernel must not hide what the others do."""
-    try:
-        return run()
-    except Exception as error:  # a driver's and a compiler's errors share no base class
-        return Check(name, False, float("inf"), f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-
-
-def check_ops(ops: Iterable[Op], scale: str) -> Iterator[Check]:
-    """Every op on the GPU: small inputs against the NumPy reference, those of a frame against the CPU kernels."""
-    for op in ops:
-        name = f"{op.name} ({scale})"
-        yield guarded(name, lambda op=op, name=name: _check_op(op, scale, name))  # type: ignore[misc]
-
-
-def _check_op(op: Op, scale: str, name: str) -> Check:
+def check_op(op: Op, scale: str) -> Outcome:
+    """An op on the GPU: on small inputs against the NumPy reference, on those of a frame against the CPU kernel."""
     inputs = op.make_inputs(np.random.default_rng(0), scale)
     oracle = op.reference if scale == "small" else op.function
     expected = _arrays(oracle(**copy.deepcopy(dict(inputs))))
     found = _arrays(to_host(op.function(**{key: to_device(value) for key, value in inputs.items()})))
     if [one.shape for one in found] != [one.shape for one in expected]:
-        return Check(name, False, float("inf"), f"shapes {[one.shape for one in found]}")
+        return Outcome(False, None, f"shapes {[one.shape for one in found]}")
     error = max((_error(one, other) for one, other in zip(found, expected, strict=True)), default=0.0)
     tolerance = 0.0 if isinstance(op.equality, Exact) else op.equality.tolerance
-    return Check(name, error <= tolerance, error, "" if error <= tolerance else f"expected at most {tolerance:g}")
+    note = "" if error <= tolerance else f"expected at most {tolerance:g}"
+    return Outcome(error <= tolerance, error if np.isfinite(error) else None, note)
 
 
 def _arrays(result: Any) -> tuple[Any, ...]:
@@ -82,37 +67,32 @@ def _error(one: NDArray[Any], other: NDArray[Any]) -> float:
     return float(np.nan_to_num(difference, nan=np.inf).max(initial=0))
 
 
-def check_pipeline(frames: Frames, config: Config) -> Iterator[Check]:
-    """Every frame from points to boxes on the GPU, in both precisions, with tiles and with all of them."""
-    for mask in ("occupancy", "all"):
-        settings = replace(config, mask=replace(config.mask, source=mask))
-        expected = _detect(replace(settings, device="cpu"), frames)
-        for precision in PIPELINE_TOLERANCE:
-            name = f"pipeline, {precision}, mask {mask}"
-            changed = replace(settings, device="cuda", precision=precision)
+def check_pipeline(config: Config, frames: Sequence[NDArray[np.float32]]) -> Outcome:
+    """Frames from points to boxes on the GPU, against the CPU.
 
-            def run(name: str = name, changed: Config = changed, expected: Any = expected) -> Check:
-                return _compare(name, _detect(changed, frames), expected, PIPELINE_TOLERANCE[changed.precision])
-
-            yield guarded(name, run)
+    They run three times: kernels are queued, then recorded as a graph, then launched as one.
+    """
+    expected = _detect(replace(config, device="cpu"), frames)
+    found = _detect(replace(config, device="cuda"), [*frames, *frames, *frames])
+    return _compare(found, 3 * expected, PIPELINE_TOLERANCE[config.precision])
 
 
-def _detect(config: Config, frames: Frames) -> list[Mapping[str, Any]]:
+def _detect(config: Config, frames: Sequence[NDArray[np.float32]]) -> list[FrameResult]:
     pipeline = Pipeline(config)
-    results = [pipeline.detect(points) for points in frames]
-    return [{"detections": result.detections, "tiles": result.tiles} for result in results]
+    return [pipeline.detect(points) for points in frames]
 
 
-def _compare(name: str, found: Any, expected: Any, tolerance: float) -> Check:
-    worst, lost = 0.0, 0
+def _compare(found: Sequence[FrameResult], expected: Sequence[FrameResult], tolerance: float) -> Outcome:
+    worst, lost, other_tiles = 0.0, 0, 0.0
     for one, other in zip(found, expected, strict=True):
-        if not np.array_equal(one["tiles"].index, other["tiles"].index):
-            return Check(name, False, float("inf"), "other tiles are active")
+        tiles = [{tuple(tile) for tile in result.tiles.index.tolist()} for result in (one, other)]
+        other_tiles = max(other_tiles, len(tiles[0] ^ tiles[1]) / one.tiles_total)
         for first, second in ((one, other), (other, one)):
-            error, missing = _match(first["detections"], second["detections"], tolerance)
+            error, missing = _match(first.detections, second.detections, tolerance)
             worst, lost = max(worst, error), lost + missing
-    note = f"{lost} boxes have no partner within {tolerance:g}" if lost else ""
-    return Check(name, not lost, worst, note)
+    notes = [f"{lost} boxes have no partner within {tolerance:g}"] if lost else []
+    notes += [f"{100 * other_tiles:.2f}% of the tiles differ"] if other_tiles else []
+    return Outcome(not lost and other_tiles <= OTHER_TILES, worst, "; ".join(notes))
 
 
 def _match(found: Detections, expected: Detections, tolerance: float) -> tuple[float, int]:

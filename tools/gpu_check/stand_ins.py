@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
+from importlib import import_module
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -18,7 +18,13 @@ import numpy as np
 
 # Fields by message: number → name and kind; "*" marks what repeats. After onnx.proto of ONNX.
 _SCHEMA: dict[str, dict[int, tuple[str, str]]] = {
-    "Model": {1: ("ir_version", "int"), 7: ("graph", "Graph"), 14: ("metadata_props", "Entry*")},
+    "Model": {
+        1: ("ir_version", "int"),
+        7: ("graph", "Graph"),
+        8: ("opset_import", "Opset*"),
+        14: ("metadata_props", "Entry*"),
+    },
+    "Opset": {1: ("domain", "str"), 2: ("version", "int")},
     "Entry": {1: ("key", "str"), 2: ("value", "str")},
     "Graph": {
         1: ("node", "Node*"),
@@ -26,6 +32,7 @@ _SCHEMA: dict[str, dict[int, tuple[str, str]]] = {
         11: ("input", "Value*"),
         12: ("output", "Value*"),
         13: ("value_info", "Value*"),
+        15: ("sparse_initializer", "int*"),
     },
     "Node": {1: ("input", "str*"), 2: ("output", "str*"), 4: ("op_type", "str"), 5: ("attribute", "Attribute*")},
     "Attribute": {
@@ -45,7 +52,7 @@ _SCHEMA: dict[str, dict[int, tuple[str, str]]] = {
     },
     "Value": {1: ("name", "str"), 2: ("type", "Type")},
     "Type": {1: ("tensor_type", "TensorType")},
-    "TensorType": {2: ("shape", "Shape")},
+    "TensorType": {1: ("elem_type", "int"), 2: ("shape", "Shape")},
     "Shape": {1: ("dim", "Dim*")},
     "Dim": {1: ("dim_value", "int")},
 }
@@ -59,14 +66,30 @@ class _Message(SimpleNamespace):
         """Whether the file gives it."""
         return name in self.found
 
+    def ListFields(self) -> list[Any]:
+        """None of them: shipped networks keep their weights inside, which is what these are asked for."""
+        return []
+
 
 def install() -> list[str]:
     """Puts a stand-in in the place of each package that is not installed; returns their names."""
-    made = {"yaml": lambda: ModuleType("yaml"), "PIL": lambda: _module("PIL", Image=None), "onnx": _onnx}
-    missing = [name for name in made if find_spec(name) is None]
+    made = {
+        "yaml": lambda: _module("yaml", SafeLoader=object),
+        "PIL": lambda: _module("PIL", Image=SimpleNamespace(DecompressionBombError=OSError)),
+        "onnx": _onnx,
+    }
+    missing = [name for name in made if _is_missing(name)]
     for name in missing:
         sys.modules[name] = made[name]()
     return missing
+
+
+def _is_missing(name: str) -> bool:
+    try:
+        import_module(name)
+    except ImportError:
+        return True
+    return False
 
 
 def _module(module: str, **members: Any) -> ModuleType:
@@ -83,7 +106,8 @@ def _onnx() -> ModuleType:
         shape_inference=SimpleNamespace(infer_shapes=infer_shapes),
         numpy_helper=SimpleNamespace(to_array=to_array),
         helper=helper,
-        TensorProto=SimpleNamespace(EXTERNAL=1),
+        TensorProto=SimpleNamespace(EXTERNAL=1, FLOAT=1),
+        checker=SimpleNamespace(DEFAULT_CONTEXT=SimpleNamespace(), check_node=lambda node, context: None),
     )
 
 
