@@ -133,6 +133,42 @@ def test_every_loads_ahead_but_never_more_than_it_has_buffers_for(pipeline, monk
     assert 1 < max(ahead) <= detector.stream.BUFFERS["every"] + 2
 
 
+@pytest.mark.parametrize(
+    ("come", "order"),
+    [
+        ("in time", "start 0, start 1, end 0, start 2, end 1, end 2"),
+        ("late", "start 0, end 0, start 1, end 1, start 2, end 2"),
+    ],
+)
+def test_a_gpu_has_the_next_frame_before_this_one_is_waited_for(pipeline, monkeypatch, come, order):
+    """If it is there; a result never waits for a frame that is not."""
+    told, handover = [], detector.stream._Handover
+
+    def start(frame, *rest):
+        number = len([line for line in told if "start" in line])
+        told.append(f"start {number}")
+        finish = Pipeline.start(pipeline, frame, *rest)
+        return lambda: (told.append(f"end {number}"), finish())[1]
+
+    def wait_for_frames(self):
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._ready or self._ended, TIMEOUT_S)
+            return come == "in time" and bool(self._ready)
+
+    def source():
+        yield from (patch_points(*patch) for patch in PATCHES[:3])
+        raise ValueError("unplugged")
+
+    monkeypatch.setattr(pipeline, "start", start)
+    monkeypatch.setattr(Pipeline, "frames_ahead", 1)
+    monkeypatch.setattr(handover, "has_frames", wait_for_frames)
+    found = []
+    with pytest.raises(ValueError, match="unplugged"):
+        found.extend(content(result) for result in pipeline.stream(source()))
+    assert ", ".join(told) == order
+    assert found == [content(pipeline.detect(patch_points(*patch))) for patch in PATCHES[:3]]
+
+
 @pytest.mark.parametrize("policy", ["every", "latest"])
 def test_an_error_of_the_source_comes_after_the_frames_before_it(pipeline, policy):
     taken = threading.Semaphore(0)
