@@ -26,11 +26,12 @@ from models.sparse import TileExecutor
 from tests.models.small_networks import residual_network
 from tests.tiny_network import INFO, SPEC, patch_points, tiny_model, write_mask_model, write_model
 from tests.tools.plan_digest import digest_of
-from tools.benchmark.sbnet_rows import Row
+from tools.benchmark.masks import TOLERANCE, sparsity_of
+from tools.benchmark.sbnet_rows import Row, read_rows
 from tools.gpu_check import bench, jobs
 from tools.gpu_check.__main__ import add, main
 from tools.gpu_check.checks import check_pipeline
-from tools.gpu_check.frames import load_frames, save_frames
+from tools.gpu_check.frames import load_frames, load_mask, save_frames, save_masks
 from tools.gpu_check.jobs import Job, Subject, all_jobs
 from tools.gpu_check.stand_ins import install
 from tools.gpu_check.workers import MARK, do_jobs, joined, work_through
@@ -132,11 +133,11 @@ def test_no_job_takes_another_one_with_it(monkeypatch):
 
 def test_every_job_has_a_name_of_its_own_and_can_be_chosen():
     names = [job.name for job in all_jobs(Subject())]
-    assert len(set(names)) == len(names) and sum(name.startswith("row ") for name in names) == 8
+    assert len(set(names)) == len(names) and sum(name.startswith("row ") for name in names) == 16
     assert sum("mask foreground" in name for name in names) == 3, "the shipped mask network is checked"
     assert [job.name for job in all_jobs(Subject(), "nms .small|latency$")] == [
         "machine", "check nms (small)", "bench latency"]  # fmt: skip
-    row, check = (job.failed("why") for job in all_jobs(Subject(), "unit/conv-5|nms .small")[::-1][:2])
+    row, check = (job.failed("why") for job in all_jobs(Subject(), "unit/conv-5/road|nms .small")[::-1][:2])
     assert row["rows"][0]["note"] == "why" and row["rows"][0]["ours"] is None
     assert check == {"checks": [{"name": "nms (small)", "ok": False, "max_error": None, "note": "why"}]}
 
@@ -188,6 +189,17 @@ def test_frames_survive_the_rounding(tmp_path):
 def test_the_frames_that_travel_along():
     found = load_frames()
     assert len(found) >= 3 and all(len(points) > 10_000 and np.isfinite(points).all() for points in found)
+
+
+def test_the_masks_that_travel_along(tmp_path):
+    for row in read_rows():
+        if row.mask != "synthetic":
+            mask = load_mask(row.name, row.shape)
+            assert mask.shape == (1, *row.shape) and mask.dtype == np.float32
+            assert sparsity_of(mask) == pytest.approx(row.sparsity, abs=TOLERANCE) and set(np.unique(mask)) == {0, 1}
+    mask = (np.random.default_rng(0).random((1, 5, 13)) < 0.5).astype(np.float32)
+    save_masks({"a/b": mask}, tmp_path / "masks.npz")
+    assert np.array_equal(load_mask("a/b", (5, 13), tmp_path / "masks.npz"), mask)
 
 
 def test_the_opponent_computes_the_same():
@@ -275,7 +287,7 @@ def test_all_of_it_in_a_bare_environment(device, tmp_path, bare):
     write_model(tmp_path / "tiny.onnx", tiny_model(spec=SMALL), replace(INFO, grid=SMALL))
     save_frames([patch_points() - SHIFT_M], tmp_path / "frames.npz")
     record_file = tmp_path / "record.json"
-    wanted = "(reduce_mask|pack_frame) .small|pipeline, float32, mask foreground|bench dense|conv/conv-5"
+    wanted = "(reduce_mask|pack_frame) .small|pipeline, float32, mask foreground|bench dense|row conv/conv-5"
     # The simulator bears no kernels of two threads at once, as a stream has them.
     wanted += "|bench latency$" if device == "device" else ""
     paths = ["--model", str(tmp_path / "tiny.onnx"), "--frames", str(tmp_path / "frames.npz")]

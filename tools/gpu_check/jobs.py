@@ -20,7 +20,7 @@ from models.network import load_network
 from models.plan import make_plan
 from tools.benchmark.sbnet_rows import Row, read_rows
 from tools.gpu_check import bench, checks
-from tools.gpu_check.frames import FILE, load_frames
+from tools.gpu_check.frames import FILE, load_frames, load_mask
 
 PATIENCE = 10 if SIMULATED else 1
 OP_S, PIPELINE_S, BENCH_S, ROW_S = (PATIENCE * s for s in (40.0, 80.0, 60.0, 40.0))  # after so long a job is given up
@@ -120,15 +120,15 @@ def _benchmarks(subject: Subject) -> Iterator[Job]:
 
 
 def _rows() -> Iterator[Job]:
-    """SBNet's rows. Masks but the synthetic one are made from whole turns of a LiDAR, which do not travel along."""
+    """SBNet's rows."""
+    nothing = {"ours": None, "dense_ms": None, "sparse_ms": None}
     for row in read_rows():
-        if row.mask == "synthetic":
-            nothing = {"ours": None, "dense_ms": None, "sparse_ms": None}
-            failed = lambda note, row=row, nothing=nothing: {"rows": [{**asdict(row), **nothing, "note": note}]}  # noqa: E731
-            yield Job(f"row {row.name}", ROW_S, partial(_measure, row), failed)
+        failed = lambda note, row=row: {"rows": [{**asdict(row), **nothing, "note": note}]}  # noqa: E731
+        yield Job(f"row {row.name}", ROW_S, partial(_measure, row), failed)
 
 
 def _measure(row: Row) -> Part:
     from tools.gpu_check.torch_dense import Dense
 
-    return {"rows": [bench.measure_row(row, row.masks([])[0], Dense())]}
+    mask = row.masks([])[0] if row.mask == "synthetic" else load_mask(row.name, row.shape)
+    return {"rows": [bench.measure_row(row, mask, Dense())]}
