@@ -62,8 +62,12 @@ class Subject:
 
 
 def all_jobs(subject: Subject, only: str = "") -> list[Job]:
-    """The jobs whose name holds the regular expression ``only``, and before them the one that looks at the machine."""
-    jobs = (*_checks(subject), *_benchmarks(subject), *_rows())
+    """The jobs whose name holds the regular expression ``only``, and before them the one that looks at the machine.
+
+    What would be missed most comes first, should there be no time for all.
+    """
+    small, frame = (list(_op_checks(scale)) for scale in ("small", "frame"))
+    jobs = (*small, *_pipeline_checks(subject), *_benchmarks(subject), *frame, *_rows())
     return [Job("machine", BENCH_S, look), *(job for job in jobs if re.search(only, job.name))]
 
 
@@ -74,10 +78,12 @@ def look() -> Part:
     return {"problem": problem, "device": device, "driver": "CUDA {}.{}".format(*driver_version()), **origin()}
 
 
-def _checks(subject: Subject) -> Iterator[Job]:
-    for scale in ("small", "frame"):
-        for op in OPS:
-            yield _check_job(f"check {op.name} ({scale})", OP_S, partial(checks.check_op, op, scale))
+def _op_checks(scale: str) -> Iterator[Job]:
+    for op in OPS:
+        yield _check_job(f"check {op.name} ({scale})", OP_S, partial(checks.check_op, op, scale))
+
+
+def _pipeline_checks(subject: Subject) -> Iterator[Job]:
     config = Config(model=subject.model)
     sources = ("occupancy", "all", *([PREFERRED] if mask_network_of(load_network(subject.model)) else []))
     for source in sources:
