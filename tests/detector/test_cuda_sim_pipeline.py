@@ -7,7 +7,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CASES = ("tests/models/test_sparse_cuda.py", "tests/detector/test_pipeline_cuda.py", "tests/tools/test_gpu_check.py")
+CASES = (
+    "tests/models/test_sparse_cuda.py",
+    "tests/detector/test_pipeline_cuda.py",
+    "tests/tools/test_tune.py",
+    "tests/tools/test_gpu_check.py",
+)
 
 
 def test_simulator_cases_pass():

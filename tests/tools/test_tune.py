@@ -1,5 +1,7 @@
 """`roadblocks tune` and `roadblocks models` on a network small enough to measure in a second."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -9,7 +11,7 @@ from detector.models_command import models
 from models.network import load_network
 from models.plan import StageChoice
 from models.tuning import load_choices, tuning_file, unit_name
-from tests.tiny_network import patch_points, write_model, write_wide_model
+from tests.tiny_network import INFO, SPEC, patch_points, tiny_model, write_model, write_wide_model
 from tools.tune import Measurement, all_ways, best_choices, sample_frames, tune
 
 pytest.importorskip("onnxruntime")
@@ -33,6 +35,26 @@ def test_tune_measures_and_keeps(config, tmp_path):
     kept = tuning_file(load_network(tmp_path / "tiny.onnx"), unit_name())
     assert kept.is_file() and str(kept) in done.output.replace("\n", "")
     assert set(load_choices(load_network(tmp_path / "tiny.onnx"), unit_name())) <= {4}
+
+
+@pytest.mark.parametrize(
+    "device",
+    [pytest.param("simulator", marks=pytest.mark.simulator), pytest.param("device", marks=pytest.mark.gpu)],
+)
+def test_a_card_is_tuned_by_itself(device, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROADBLOCKS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("tools.tune.ROUNDS", 1)
+    monkeypatch.setattr("tools.tune.tile_sizes", lambda stride: [4, 8])
+    small = replace(SPEC, x_max_m=25.6, y_min_m=-12.8, y_max_m=12.8)
+    model = write_model(tmp_path / "tiny.onnx", tiny_model(spec=small), replace(INFO, grid=small))
+    (tmp_path / "tiny.yaml").write_text(f"model: {model}\nmask:\n  source: occupancy\n")
+    patch_points().tofile(tmp_path / "0.bin")
+    words = [str(tmp_path), "--config", str(tmp_path / "tiny.yaml"), "--device", "cuda", "--show"]
+    done = CliRunner().invoke(tune, words)
+    assert done.exit_code == 0, done.output
+    assert "1 frames" in done.output and "densely" not in done.output and "8×8" in done.output
+    network = load_network(model)
+    assert tuning_file(network, unit_name("cuda")).is_file() and not tuning_file(network, unit_name()).is_file()
 
 
 def test_every_frame_is_measured_on_its_own_tiles(tmp_path):
