@@ -24,6 +24,7 @@ from detector.sources import FrameFile
 from detector.stages import Stage, StageClock
 from detector.stream import OnBadFrame, stream_frames
 from detector.types import Detections, Frame, FrameResult
+from kernels.box_voting import box_voting
 from kernels.decode import decode
 from kernels.nms import nms
 from kernels.tiles import ActiveTiles
@@ -224,6 +225,7 @@ class Pipeline:
             boxes, scores = decode(score, regression, origin, cell_m, *limits, workspace=workspace)
         with clock(Stage.NMS):
             keep = nms(boxes, scores, config.nms.iou, config.nms.max_boxes, workspace=workspace)
+            boxes = box_voting(boxes, scores, keep, config.nms.voting_iou, workspace=workspace)
             label = self.network.info.classes[0]
             return Detections(self._mounting.from_network(boxes[keep]), scores[keep], (label,) * len(keep))
 
@@ -309,7 +311,8 @@ class Pipeline:
         point = np.array([[spec.x_min_m + 1, spec.y_min_m + 1, spec.z_min_m + 1, 0.5]], np.float32)
         for points in (point, point[:0]):  # the second puts back what the first left, which takes kernels of its own
             self.detect(Frame(points, id="warm-up"))
-        nms(np.ones((2, 7), np.float32), np.ones(2, np.float32), 0.5, 2)
+        boxes, scores = np.ones((2, 7), np.float32), np.ones(2, np.float32)
+        box_voting(boxes, scores, nms(boxes, scores, 0.5, 2), 0.5)
 
     def _in_view(self, frame: Frame) -> NDArray[np.float32]:
         """The points that count, as the network's LiDAR would give them."""

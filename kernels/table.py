@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kernels import (
+    box_voting,
     cell_features,
     decode,
     height_above_ground,
@@ -35,4 +36,5 @@ OPS: tuple[Op, ...] = (
     *decode.OPS,
     *rotated_iou.OPS,
     *nms.OPS,
+    *box_voting.OPS,
 )
