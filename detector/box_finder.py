@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from detector.computation import TileChoice
 from detector.config import Config
 from detector.stages import Stage, StageClock
+from kernels.box_voting import box_voting
 from kernels.decode import decode
 from kernels.launch import to_device
 from kernels.nms import nms
@@ -45,7 +46,7 @@ class Found(NamedTuple):
 
 
 class BoxFinder:
-    """Decode and nms on the CPU.
+    """Decode, nms and the vote on the CPU.
 
     Args:
         config: limits of the boxes.
@@ -85,6 +86,7 @@ class BoxFinder:
             boxes, scores = self._decode(maps)
         with clock(Stage.NMS):
             keep = nms(boxes, scores, self._nms.iou, self._nms.max_boxes, workspace=self._workspace)
+            boxes = box_voting(boxes, scores, keep, self._nms.voting_iou, workspace=self._workspace)
             return Found(boxes[keep], scores[keep], tiles, mask)
 
 
@@ -116,7 +118,9 @@ class CudaBoxFinder(BoxFinder):
             found = self._decode(maps)
         with clock.on_device(Stage.NMS):
             keep = nms(found.boxes, found.scores, *limits, found.count, self._workspace)
-            arrays = (found.boxes, found.scores, keep.index, keep.count, tiles.index, tiles.count)
+            kept = (keep.index, self._nms.voting_iou, found.count, keep.count)
+            boxes = box_voting(found.boxes, found.scores, *kept, self._workspace)
+            arrays = (boxes, found.scores, keep.index, keep.count, tiles.index, tiles.count)
             pack_frame(*arrays, self._choice.spec.count[1], self._nms.max_boxes, self._packed)
             back = self._free.pop() if self._free else _WayBack(Download(), Download())
             back.mask.queue(mask)

@@ -60,11 +60,12 @@ class BudgetConfig:
 
 @dataclass(frozen=True)
 class NmsConfig:
-    """Rotated-IoU non-maximum suppression."""
+    """Rotated-IoU non-maximum suppression, and the vote of the candidates that fall to it."""
 
     iou: float = 0.1  # boxes overlapping a better one by more are dropped; cars do not overlap
     max_candidates: int = 2000  # best-scoring cells that enter
     max_boxes: int = 200  # boxes that leave
+    voting_iou: float = 0.5  # candidates that overlap a kept box by more move it; 1: none do
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,9 @@ class Config:
             raise ConfigError(f"budget.ms is {self.budget.ms}, expected more than 0 and at most {MAX_BUDGET_MS:g}")
         if self.execution == "dense" and self.budget != BudgetConfig():
             raise ConfigError("budget: a dense frame has no tiles to leave out; expected execution sparse")
-        if not 0 <= self.nms.iou <= 1:
-            raise ConfigError(f"nms.iou is {self.nms.iou}, expected 0 to 1")
+        for name, iou in (("iou", self.nms.iou), ("voting_iou", self.nms.voting_iou)):
+            if not 0 <= iou <= 1:
+                raise ConfigError(f"nms.{name} is {iou}, expected 0 to 1")
         if min(self.nms.max_candidates, self.nms.max_boxes) < 1:
             raise ConfigError("nms.max_candidates and nms.max_boxes: expected at least 1")
 

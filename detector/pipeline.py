@@ -27,6 +27,7 @@ from detector.sources import FrameFile
 from detector.stages import Stage, StageClock
 from detector.stream import OnBadFrame, stream_frames
 from detector.types import Detections, Frame, FrameResult
+from kernels.box_voting import box_voting
 from kernels.launch import cuda, on_stream
 from kernels.nms import nms
 from kernels.tiles import ActiveTiles
@@ -340,7 +341,8 @@ class Pipeline:
         for points in (point, point[:0]):  # the second puts back what the first left, which takes kernels of its own
             self.detect(Frame(points, id="warm-up"))
         if not self._on_device:
-            nms(np.ones((2, 7), np.float32), np.ones(2, np.float32), 0.5, 2)
+            boxes, scores = np.ones((2, 7), np.float32), np.ones(2, np.float32)
+            box_voting(boxes, scores, nms(boxes, scores, 0.5, 2), 0.5)
 
     def _in_view(self, frame: Frame) -> NDArray[np.float32]:
         """The points that count, as the network's LiDAR would give them."""

@@ -213,15 +213,26 @@ def _nms_device(
     return DeviceKept(kept, kept_count)
 
 
-def _make_inputs(rng: np.random.Generator, scale: str) -> Mapping[str, Any]:
-    """Heaps of ten candidates each around cars of all headings, with few different scores in the small input."""
+def heaps_of_boxes(rng: np.random.Generator, scale: str) -> Mapping[str, Float32]:
+    """Inputs of ops on candidates: heaps of ten around cars of all headings; small ones have few different scores.
+
+    Args:
+        rng: of all that is drawn.
+        scale: as `Op.make_inputs` has it.
+
+    Returns:
+        boxes (N, 7) float32 and scores (N,) float32.
+    """
     cars, side_m, steps = (4, 20, 8) if scale == "small" else (50, 70, 10_000)
     low, high = (0, 0, -1.5, 3.5, 1.5, 1.4, -np.pi), (side_m, side_m, -0.5, 5, 2, 1.8, np.pi)
     boxes = rng.uniform(low, high, (cars, BOX_COLUMNS)).repeat(10, axis=0)
     boxes += rng.normal(0, 0.15, boxes.shape)
     scores = rng.integers(0, steps, len(boxes)) / steps
-    arrays = {"boxes": boxes.astype(np.float32), "scores": scores.astype(np.float32)}
-    return {**arrays, "iou_threshold": 0.1, "max_boxes": 100}
+    return {"boxes": boxes.astype(np.float32), "scores": scores.astype(np.float32)}
+
+
+def _make_inputs(rng: np.random.Generator, scale: str) -> Mapping[str, Any]:
+    return {**heaps_of_boxes(rng, scale), "iou_threshold": 0.1, "max_boxes": 100}
 
 
 _FLAT, _INDEX, _WORDS = "float32[::1]", "int32[::1]", "uint32[:,::1]"

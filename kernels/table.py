@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kernels import (
+    box_voting,
     cell_features,
     decode,
     height_above_ground,
@@ -38,5 +39,6 @@ OPS: tuple[Op, ...] = (
     *decode.OPS,
     *rotated_iou.OPS,
     *nms.OPS,
+    *box_voting.OPS,
     *pack_frame.OPS,
 )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import settings
 
@@ -29,3 +32,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("simulator") is not None:
         assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "run these through tests/kernels/test_cuda_sim_table.py"
         sys.setswitchinterval(0.0005)  # the simulator's threads hand over to one another all the time
+        _give_a_block_one_shared_array()
+
+
+def _give_a_block_one_shared_array() -> None:
+    """The simulator looks for a block's shared array and makes it without a lock: two threads may get one each."""
+    from numba.cuda.simulator.kernelapi import FakeCUDAShared
+
+    making = threading.Lock()
+
+    def array(self: FakeCUDAShared, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+        caller = sys._getframe(1)
+        place = caller.f_code.co_filename, caller.f_lineno
+        with making:
+            return self._allocations.setdefault(place, np.empty(shape, dtype))
+
+    FakeCUDAShared.array = array

@@ -7,13 +7,33 @@ import pytest
 from numba.core.registry import CPUDispatcher
 from numba.core.runtime import _nrt_python, rtsys
 
-from kernels import decode, nms, ordering, reduce_mask, restore_tiles, sparse_gather, sparse_scatter, voxelize
+from kernels import (
+    box_voting,
+    decode,
+    nms,
+    ordering,
+    reduce_mask,
+    restore_tiles,
+    sparse_gather,
+    sparse_scatter,
+    voxelize,
+)
 from kernels.launch import new_array, to_device, to_host
 from kernels.tiles import TileSpec
 from kernels.workspace import Workspace
 from tests.kernels.backends import BACKENDS
 
-MODULES = (voxelize, reduce_mask, sparse_gather, sparse_scatter, restore_tiles, decode, nms, ordering)
+MODULES = (
+    voxelize,
+    reduce_mask,
+    sparse_gather,
+    sparse_scatter,
+    restore_tiles,
+    decode,
+    nms,
+    ordering,
+    box_voting,
+)
 # Python's own small objects and the checks of `ActiveTiles` on its list; a third of the smallest map below.
 MOST_BYTES = 4096
 
@@ -51,8 +71,13 @@ class Frames:
         restore_tiles.restore_tiles(self.base, tiles, self.map)
         found = decode.decode(score, regression, (0.0, 0.0), 1.0, 0.8, 60, workspace=workspace)
         if self.device:
-            return tiles, found, nms.nms(found.boxes, found.scores, 0.1, 50, found.count, workspace)
-        return tiles, found, nms.nms(*found, 0.1, 50, workspace=workspace)
+            keep = nms.nms(found.boxes, found.scores, 0.1, 50, found.count, workspace)
+            counts = {"count": found.count, "kept_count": keep.count}
+            box_voting.box_voting(found.boxes, found.scores, keep.index, 0.5, **counts, workspace=workspace)
+            return tiles, found, keep
+        keep = nms.nms(*found, 0.1, 50, workspace=workspace)
+        box_voting.box_voting(*found, keep, 0.5, workspace=workspace)
+        return tiles, found, keep
 
 
 def count_arrays(monkeypatch):

@@ -1,6 +1,7 @@
 """Training with PyTorch: loss, export, and a run of a few steps that resumes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -111,6 +112,16 @@ def test_export_equals_pytorch(tmp_path):
         expected = ExportedDetector(network)(torch.from_numpy(grid).permute(2, 0, 1)[None])
     np.testing.assert_allclose(score, expected[0][0, 0].numpy(), atol=1e-5)
     np.testing.assert_allclose(regression, expected[1][0].permute(1, 2, 0).numpy(), atol=1e-4)
+
+
+def test_every_cycle_of_the_learning_rate_is_the_same(tmp_path):
+    trainer = Trainer(replace(SMALL, steps=40, cycles=2, warmup=0.1), SPEC, tmp_path)
+    rates = []
+    for trainer.step in range(40):
+        rates.append(trainer.learning_rate())
+    assert rates[:20] == pytest.approx(rates[20:])
+    assert max(rates[:20]) == rates[2] == pytest.approx(SMALL.learning_rate, rel=1e-3)
+    assert rates[0] < 1e-5 and rates[19] < 0.02 * SMALL.learning_rate
 
 
 def test_a_run_resumes_and_learns(tmp_path):

@@ -155,15 +155,21 @@ def local_ground(points: Float32, box: Float32, radius_m: float = 3.5) -> float 
 def hide(points: Float32, blockers: Float32) -> Float32:
     """The points that no blocker stands before, as the sensor at the origin sees them."""
     azimuth_b, elevation_b, range_b = _view(blockers)
-    low = azimuth_b.min(), elevation_b.min()
-    span = azimuth_b.max() - low[0] + 1, elevation_b.max() - low[1] + 1
-    nearest = np.full(span, np.inf)
-    np.minimum.at(nearest, (azimuth_b - low[0], elevation_b - low[1]), range_b)
     azimuth, elevation, range_m = _view(points)
-    azimuth, elevation = azimuth - low[0], elevation - low[1]
-    candidates = (azimuth >= 0) & (azimuth < span[0]) & (elevation >= 0) & (elevation < span[1])
+    low = max(azimuth.min(), azimuth_b.min()), max(elevation.min(), elevation_b.min())
+    high = min(azimuth.max(), azimuth_b.max()), min(elevation.max(), elevation_b.max())
+
+    def in_view_of_both(azimuth: NDArray[np.int64], elevation: NDArray[np.int64]) -> NDArray[np.intp]:
+        inside = (azimuth >= low[0]) & (azimuth <= high[0]) & (elevation >= low[1]) & (elevation <= high[1])
+        return np.flatnonzero(inside)
+
+    blocking, candidates = in_view_of_both(azimuth_b, elevation_b), in_view_of_both(azimuth, elevation)
+    if not len(blocking) or not len(candidates):
+        return points
+    nearest = np.full((high[0] - low[0] + 1, high[1] - low[1] + 1), np.inf)
+    np.minimum.at(nearest, (azimuth_b[blocking] - low[0], elevation_b[blocking] - low[1]), range_b[blocking])
+    limit = nearest[azimuth[candidates] - low[0], elevation[candidates] - low[1]]
     hidden = np.zeros(len(points), bool)
-    limit = nearest[azimuth[candidates], elevation[candidates]]
     hidden[candidates] = range_m[candidates] > limit + SHADOW_MARGIN_M
     return points[~hidden]
 

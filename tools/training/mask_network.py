@@ -10,8 +10,8 @@ from kernels.cell_features import FEATURES
 from models.mask_network import CLASSES
 from tools.training.network import ConvBnRelu, Stage, Up
 
-WIDTHS = (16, 32, 48)  # at 1/2, 1/4 and 1/8 of the coarse grid: cells of 0.8, 1.6 and 3.2 m on KITTI's
-UNITS = (1, 1, 2)
+WIDTHS = (24, 32, 48)  # at 1/2, 1/4 and 1/8 of the coarse grid: cells of 0.8, 1.6 and 3.2 m on KITTI's
+UNITS = (1, 2, 2)
 
 
 class RoadMaskNetwork(nn.Module):

@@ -30,7 +30,7 @@ class MaskDataConfig:
 
     front_frames: int = 800  # simulated, as the camera sees them
     surround_frames: int = 260  # simulated, whole sweeps: they may be turned all the way
-    real_share: float = 0.4  # of the samples, where there are real frames
+    real_share: float = 0.3  # of the samples, where there are real frames
     augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(pasted_cars=6, height_m=0.4))
     vehicle_margin_m: float = 0.4  # around a box: cells that it touches
 

@@ -30,7 +30,7 @@ class MaskTrainConfig:
     """A run; `configs/train/mask.yaml` names what differs."""
 
     seed: int = 0
-    steps: int = 1500
+    steps: int = 12000
     batch: int = 8
     learning_rate: float = 4e-3
     weight_decay: float = 1e-2
@@ -88,7 +88,9 @@ def train_mask(config: MaskTrainConfig, data: MaskData, folder: Path, spec: BevS
             share = step / config.steps
             warm = min(1.0, share / 0.05)
             group["lr"] = config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * share)) + 1e-6
-        loss = mask_loss(network(grid.permute(0, 3, 1, 2)), target, weight, config.missed_vehicle)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network(grid.permute(0, 3, 1, 2))
+        loss = mask_loss(logits.float(), target, weight, config.missed_vehicle)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)

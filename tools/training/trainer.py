@@ -46,7 +46,8 @@ class TrainConfig:
     learning_rate: float = 3e-3
     validate_every: int = 2000
     checkpoint_every: int = 250
-    warmup: float = 0.05  # share of the steps
+    cycles: int = 1  # of the learning rate; `steps` are shared out among them
+    warmup: float = 0.05  # share of a cycle
     weight_decay: float = 1e-2
     gradient_limit: float = 10.0
     average_decay: float = 0.998  # exponential moving average of the weights
@@ -121,8 +122,11 @@ class Trainer:
         os.replace(partial, self.folder / CHECKPOINT)
 
     def learning_rate(self) -> float:
-        """Linear warm-up, then a cosine down to nearly nothing."""
-        share = self.step / self.config.steps
+        """Linear warm-up, then a cosine down to nearly nothing; once per cycle.
+
+        Warm restarts: Loshchilov and Hutter, SGDR, ICLR 2017.
+        """
+        share = self.step / self.config.steps * self.config.cycles % 1
         warmup = self.config.warmup
         if share < warmup:
             return self.config.learning_rate * share / warmup + 1e-6
