@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,21 @@ class EvaluationReport:
     frame_ids: tuple[str, ...]
     missing_ids: tuple[str, ...]
     average_precision: dict[str, AveragePrecision]
+
+
+class Rates(NamedTuple):
+    """(T,) float64 in 0..1 each: precision, recall, and F1, which is their harmonic mean."""
+
+    precision: Float64
+    recall: Float64
+    f1: Float64
+
+    @classmethod
+    def of(cls, counts: NDArray[np.integer]) -> Rates:
+        """The rates of (T, 3) true positives, false positives and misses; 0 where there is nothing to divide by."""
+        right, wrong, missed = np.asarray(counts).T
+        shares = ((right, right + wrong), (right, right + missed), (2 * right, 2 * right + wrong + missed))
+        return cls(*(share / np.maximum(whole, 1) for share, whole in shares))
 
 
 def evaluate(predictions: Sequence[KittiLabels], labels: Sequence[KittiLabels]) -> dict[str, AveragePrecision]:
@@ -96,8 +112,7 @@ def best_f1_score(
     scores = np.unique(_positive_scores(pairs, *chosen))
     if not len(scores):
         return 0.0, 0.0
-    right, wrong, missed = _counts(pairs, *chosen, scores).T
-    f1 = 2 * right / np.maximum(2 * right + wrong + missed, 1)
+    f1 = Rates.of(match_counts(pairs, *chosen, scores)).f1
     best = int(f1.argmax())
     return float(scores[best]), float(f1[best])
 
@@ -125,7 +140,9 @@ def _positive_scores(pairs: list[FramePair], metric: Metric, difficulty: Difficu
     return np.concatenate([np.zeros(0), *(pair.positive_scores(metric, difficulty) for pair in pairs)])
 
 
-def _counts(pairs: list[FramePair], metric: Metric, difficulty: Difficulty, thresholds: Float64) -> NDArray[np.int64]:
+def match_counts(
+    pairs: Sequence[FramePair], metric: Metric, difficulty: Difficulty, thresholds: Float64
+) -> NDArray[np.int64]:
     """(T, 3) int64 true positives, false positives and misses of all frames, per score threshold (T,)."""
     counts = np.zeros((len(thresholds), 3), np.int64)
     for pair in pairs:
@@ -137,9 +154,8 @@ def precisions_at_recalls(pairs: list[FramePair], metric: Metric, difficulty: Di
     """(41,) float64 precision in 0..1 at rising recall: the best from there on, 0 beyond the last recall."""
     num_objects = sum(int((~pair.truth_ignored(difficulty)).sum()) for pair in pairs)
     thresholds = recall_thresholds(_positive_scores(pairs, metric, difficulty), num_objects)
-    right, wrong, _ = _counts(pairs, metric, difficulty, thresholds).T
     precision = np.zeros(NUM_RECALLS)
-    precision[: len(thresholds)] = right / np.maximum(right + wrong, 1)
+    precision[: len(thresholds)] = Rates.of(match_counts(pairs, metric, difficulty, thresholds)).precision
     return np.maximum.accumulate(precision[::-1])[::-1]
 
 

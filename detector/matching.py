@@ -1,4 +1,4 @@
-"""Overlaps between the objects of one frame, and their matching by the rules of the KITTI object benchmark.
+"""Matching of what was found in a frame with what is there, by the rules of the KITTI object benchmark.
 
 Source: the KITTI object development kit of 2017, functions ``cleanData`` and ``computeStatistics``.
 G counts ground-truth objects, D detections, T score thresholds.
@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from detector.labels import CAR, NEIGHBOUR, KittiLabels
-from kernels.rotated_iou import rotated_intersection
+from detector.overlaps import box_overlaps, ground_range_m, image_overlaps
 
 Float64 = NDArray[np.float64]
 
@@ -29,11 +29,22 @@ class Metric(NamedTuple):
 
 
 class Difficulty(NamedTuple):
-    """Which objects count: at least so high in the image, at most so occluded and truncated."""
+    """Which objects count: at least so high in the image, at most so occluded and truncated, so far from the camera.
+
+    What is nearer than ``min_range_m`` or not nearer than ``max_range_m``, over the ground, plays no part: bands of
+    range that share no metre share no object and no false positive, and together have all of both.
+    """
 
     min_height_px: float
     max_occlusion: int
     max_truncation: float
+    min_range_m: float = 0.0
+    max_range_m: float = np.inf
+
+    def in_range(self, labels: KittiLabels) -> NDArray[np.bool_]:
+        """(N,) bool: which objects lie in the band of range."""
+        range_m = ground_range_m(labels)
+        return (range_m >= self.min_range_m) & (range_m < self.max_range_m)
 
 
 METRICS = {
@@ -48,6 +59,35 @@ DIFFICULTIES = {
     "moderate": Difficulty(25, 1, 0.30),
     "hard": Difficulty(25, 2, 0.50),
 }
+# As "hard", whatever the height in the image: the 25 pixels of KITTI's difficulties are a car's at 43 m, and they know
+# of nothing beyond.
+ANY_HEIGHT = DIFFICULTIES["hard"]._replace(min_height_px=-1.0)
+
+
+class Fates(NamedTuple):
+    """What became of every object and every detection of a frame at one score threshold.
+
+    Attributes:
+        taken: (G,) int64, the detection that each of the frame's cars and vans took, -1 for none.
+        counted: (G,) bool, whether the object is asked for; one that is and took none is missed.
+        right: (D,) bool, true positives.
+        wrong: (D,) bool, false positives; the others are below the threshold, excused, or took what is not asked for.
+    """
+
+    taken: NDArray[np.int64]
+    counted: NDArray[np.bool_]
+    right: NDArray[np.bool_]
+    wrong: NDArray[np.bool_]
+
+
+class Standing(NamedTuple):
+    """Who plays a part at one difficulty: (G,) bool objects not asked for, (D,) int8 what detections are worth,
+    and (D,) bool detections out of range.
+    """
+
+    truth_ignored: NDArray[np.bool_]
+    found_state: NDArray[np.int8]
+    out_of_range: NDArray[np.bool_]
 
 
 class FramePair:
@@ -56,31 +96,47 @@ class FramePair:
     Args:
         found: D detections with scores.
         labels: the objects of the frame; G of them are cars or vans.
+
+    Attributes:
+        truth: these G.
     """
 
     def __init__(self, found: KittiLabels, labels: KittiLabels) -> None:
         names = np.array([name.lower() for name in labels.types], dtype=object)
         # Other classes play no part; finding a van is neither right nor wrong.
-        self._truth = labels.select((names == CAR.lower()) | (names == NEIGHBOUR.lower()))
+        self.truth = labels.select((names == CAR.lower()) | (names == NEIGHBOUR.lower()))
         self._found = found
-        bev, volume = box_overlaps(self._truth, found)
-        self._overlaps = {"2d": image_overlaps(self._truth, found)[0], "bev": bev, "3d": volume}
+        bev, volume = box_overlaps(self.truth, found)
+        self._overlaps = {"2d": image_overlaps(self.truth, found)[0], "bev": bev, "3d": volume}
         # DontCare regions exist in the image only, so in the other metrics they excuse nothing.
+        self._standings: dict[Difficulty, Standing] = {}  # a bootstrap asks for the same ones thousands of times
         covered = image_overlaps(labels.select(names == "dontcare"), found)[1].max(axis=0, initial=0.0)
         self._covered = {"2d": covered, "bev": np.zeros(len(found)), "3d": np.zeros(len(found))}
 
     def truth_ignored(self, difficulty: Difficulty) -> NDArray[np.bool_]:
-        """(G,) bool: vans, and cars that are too small, occluded or truncated to ask for."""
-        truth = self._truth
+        """(G,) bool: vans, and cars that are too small, occluded, truncated, near or far to ask for."""
+        return self._standing(difficulty).truth_ignored
+
+    def found_state(self, difficulty: Difficulty) -> NDArray[np.int8]:
+        """(D,) int8: COUNTED, IGNORED (too small, whatever its class) or ABSENT (another class)."""
+        return self._standing(difficulty).found_state
+
+    def _standing(self, difficulty: Difficulty) -> Standing:
+        if difficulty not in self._standings:
+            ignored, state = self._ignored(difficulty), self._state(difficulty)
+            self._standings[difficulty] = Standing(ignored, state, ~difficulty.in_range(self._found))
+        return self._standings[difficulty]
+
+    def _ignored(self, difficulty: Difficulty) -> NDArray[np.bool_]:
+        truth = self.truth
         too_hard = (
             (truth.occluded > difficulty.max_occlusion)
             | (truth.truncated > difficulty.max_truncation)
             | (truth.boxes_2d[:, 3] - truth.boxes_2d[:, 1] <= difficulty.min_height_px)
         )
-        return ~_is_car(truth) | too_hard
+        return ~_is_car(truth) | too_hard | ~difficulty.in_range(truth)
 
-    def found_state(self, difficulty: Difficulty) -> NDArray[np.int8]:
-        """(D,) int8: COUNTED, IGNORED (too small, whatever its class) or ABSENT (another class)."""
+    def _state(self, difficulty: Difficulty) -> NDArray[np.int8]:
         height_px = np.abs(self._found.boxes_2d[:, 3] - self._found.boxes_2d[:, 1])
         state = np.where(_is_car(self._found), COUNTED, ABSENT)
         return np.where(height_px < difficulty.min_height_px, IGNORED, state).astype(np.int8)
@@ -101,69 +157,32 @@ class FramePair:
     def counts(self, metric: Metric, difficulty: Difficulty, thresholds: Float64) -> NDArray[np.int64]:
         """(T, 3) int64, see `count_matches`."""
         ignored, state = self.truth_ignored(difficulty), self.found_state(difficulty)
-        excused = self._covered[metric.kind] > metric.min_overlap
         overlaps, scores = self._overlaps[metric.kind], self._found.scores
+        excused = self._excused(metric, difficulty)
         counts: NDArray[np.int64] = count_matches(
             overlaps, excused, ignored, state, scores, metric.min_overlap, thresholds
         )
         return counts
 
+    def fates(self, metric: Metric, difficulty: Difficulty, score: float) -> Fates:
+        """What `counts` counts at one threshold, one by one."""
+        counted, state = ~self.truth_ignored(difficulty), self.found_state(difficulty)
+        out_of_play = (self._found.scores < score) | (state == ABSENT)
+        taken = match_objects(self._overlaps[metric.kind], out_of_play, state, metric.min_overlap)
+        right = np.zeros(len(state), bool)
+        right[taken[counted & (taken >= 0)]] = True
+        unmatched = ~out_of_play & ~np.isin(np.arange(len(state)), taken)
+        wrong = unmatched & (state == COUNTED) & ~self._excused(metric, difficulty)
+        return Fates(taken, counted, right & (state == COUNTED), wrong)
+
+    def _excused(self, metric: Metric, difficulty: Difficulty) -> NDArray[np.bool_]:
+        """(D,) bool: detections that are no false positive when nothing matches them."""
+        covered: NDArray[np.bool_] = self._covered[metric.kind] > metric.min_overlap
+        return covered | self._standing(difficulty).out_of_range
+
 
 def _is_car(labels: KittiLabels) -> NDArray[np.bool_]:
     return np.array([name.lower() == CAR.lower() for name in labels.types], bool)
-
-
-def image_overlaps(truth: KittiLabels, found: KittiLabels) -> tuple[Float64, Float64]:
-    """Overlaps of the 2D boxes [pixels].
-
-    Returns:
-        (G, D) float64, intersection over union, and (G, D) float64, the share of each *detection* that each
-        ground-truth box covers, which is how DontCare regions are held against detections.
-    """
-    a, b = truth.boxes_2d[:, None], found.boxes_2d[None]
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    shared = np.where((sides > 0).all(axis=-1), sides.prod(axis=-1), 0.0)
-    area_a, area_b = ((box[..., 2:] - box[..., :2]).prod(axis=-1) for box in (a, b))
-    return _ratio(shared, area_a + area_b - shared), _ratio(shared, area_b + 0 * shared)
-
-
-def box_overlaps(truth: KittiLabels, found: KittiLabels) -> tuple[Float64, Float64]:
-    """(G, D) float64 intersection over union of the 3D boxes: seen from above, and by volume."""
-    ground_truth, ground_found = _ground_rectangles(truth), _ground_rectangles(found)
-    shared = _shared_areas(ground_truth, ground_found)
-    area_a, area_b = ground_truth[:, None, 2:4].prod(axis=-1), ground_found[None, :, 2:4].prod(axis=-1)
-
-    # y points down and the location is the bottom face: a box spans y - height .. y.
-    bottom_a, bottom_b = truth.locations_m[:, None, 1], found.locations_m[None, :, 1]
-    height_a, height_b = truth.dimensions_m[:, None, 0], found.dimensions_m[None, :, 0]
-    top, bottom = np.maximum(bottom_a - height_a, bottom_b - height_b), np.minimum(bottom_a, bottom_b)
-    volume = shared * np.maximum(bottom - top, 0)
-    bev = _ratio(shared, area_a + area_b - shared)
-    return bev, _ratio(volume, area_a * height_a + area_b * height_b - volume)
-
-
-def _ratio(shared: Float64, union: Float64) -> Float64:
-    """``shared / union``, and 0 where nothing is shared (boxes without size, or with negative size)."""
-    return np.divide(shared, union, out=np.zeros_like(shared), where=(shared > 0) & (union > 0))
-
-
-def _ground_rectangles(labels: KittiLabels) -> Float64:
-    """(N, 5) rectangles in the camera's x-z plane, columns as in `kernels.rotated_iou`.
-
-    rotation_y turns x towards -z (y points down), hence the sign.
-    """
-    x, _, z = labels.locations_m.T
-    _, width, length = labels.dimensions_m.T
-    return np.column_stack([x, z, length, width, -labels.rotation_y_rad])
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _shared_areas(boxes_a: Float64, boxes_b: Float64) -> Float64:
-    areas = np.empty((len(boxes_a), len(boxes_b)))
-    for row in range(len(boxes_a)):
-        for col in range(len(boxes_b)):
-            areas[row, col] = rotated_intersection(boxes_a[row], boxes_b[col])
-    return areas
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -223,17 +242,34 @@ def count_matches(
     counts = np.zeros((len(thresholds), 3), np.int64)
     for row in range(len(thresholds)):
         # What is out of play, below the threshold or of another class, is as good as taken.
-        taken = (scores < thresholds[row]) | (found_state == ABSENT)
+        gone = (scores < thresholds[row]) | (found_state == ABSENT)
+        taken = match_objects(overlaps, gone, found_state, min_overlap)
         for truth in range(len(truth_ignored)):
-            best = _best_match(overlaps[truth], taken, found_state, min_overlap)
-            if best < 0:
+            if taken[truth] < 0:
                 counts[row, 2] += not truth_ignored[truth]
                 continue
-            taken[best] = True
-            counts[row, 0] += not truth_ignored[truth] and found_state[best] == COUNTED
+            gone[taken[truth]] = True
+            counts[row, 0] += not truth_ignored[truth] and found_state[taken[truth]] == COUNTED
         for found in range(len(scores)):
-            counts[row, 1] += not taken[found] and found_state[found] == COUNTED and not excused[found]
+            counts[row, 1] += not gone[found] and found_state[found] == COUNTED and not excused[found]
     return counts
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def match_objects(
+    overlaps: Float64, out_of_play: NDArray[np.bool_], found_state: NDArray[np.int8], min_overlap: float
+) -> NDArray[np.int64]:
+    """(G,) int64: the detection that every object takes, in their order, -1 for none; arguments as `count_matches`.
+
+    ``out_of_play`` (D,) bool: detections that no object may take.
+    """
+    gone = out_of_play.copy()
+    taken = np.full(len(overlaps), -1, np.int64)
+    for truth in range(len(overlaps)):
+        taken[truth] = _best_match(overlaps[truth], gone, found_state, min_overlap)
+        if taken[truth] >= 0:
+            gone[taken[truth]] = True
+    return taken
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

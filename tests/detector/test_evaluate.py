@@ -9,7 +9,8 @@ import pytest
 from detector.errors import LabelError
 from detector.evaluate import best_f1_score, evaluate, recall_thresholds
 from detector.labels import KittiLabels
-from detector.matching import ABSENT, COUNTED, IGNORED, box_overlaps, count_matches, true_positive_scores
+from detector.matching import ABSENT, COUNTED, IGNORED, count_matches, true_positive_scores
+from detector.overlaps import box_overlaps
 
 METRICS = ("2d", "bev", "3d", "bev_50", "3d_50")
 DIFFICULTIES = ("easy", "moderate", "hard")

@@ -13,7 +13,7 @@ from detector.calibration import read_object_calibration
 from detector.errors import LabelError
 from detector.evaluate import evaluate, evaluate_folders, result_table
 from detector.labels import format_labels, read_labels
-from detector.matching import box_overlaps
+from detector.overlaps import box_overlaps
 from kernels.rotated_iou import rotated_iou
 
 CARS = """Car 0.00 0 0 100 100 180 160 1.5 2 4 {x} 1.6 20 0

@@ -19,8 +19,11 @@ from detector.evaluate import evaluate, read_folders
 from detector.labels import CAR, KittiLabels
 from detector.paired import paired_difference
 from detector.pipeline import Pipeline
+from detector.ranges import evaluate_ranges
 from detector.run import detect_sources
 from detector.sources import Source, open_sources
+from models.network import load_network
+from tools.benchmark.labelled import identity
 from tools.benchmark.report import emit, origin
 
 METRICS = ("bev", "3d", "bev_50", "3d_50")
@@ -48,7 +51,7 @@ class Run:
     Attributes:
         found: detections of each frame.
         truth: labels of each frame.
-        facts: AP, and of sparse execution the share of active tiles.
+        facts: AP, AP by range, and of sparse execution the share of active tiles.
     """
 
     found: list[KittiLabels]
@@ -63,6 +66,7 @@ class Run:
             detect_sources(pipeline, [source], Path(folder))
             _, _, found, truth = read_folders(Path(folder), labels, split)
         facts: dict[str, Any] = {"execution": config.execution, "ap": evaluate(found, truth)[CAR]}
+        facts["ranges"] = evaluate_ranges(found, truth)
         if config.execution == "sparse":
             tiles = [pipeline.active_tiles(frame.load()) for frame in source.frames]
             facts["mask"] = asdict(pipeline.config.mask)
@@ -113,5 +117,5 @@ def accuracy(source: Path, split: Path | None, name: str, margins: tuple[float, 
     for mask in track(masks, "masks", console=messages, transient=True):
         sparse = replace(config, execution="sparse", mask=mask)
         runs.append(Run.of(sparse, chosen, labels, split).against(dense))
-    record = {"frames": len(chosen.frames), "network": config.model, "runs": runs, **origin()}
+    record = {"frames": len(chosen.frames), **identity(load_network(config.model)), "runs": runs, **origin()}
     emit(json_file, record, accuracy_table(record))

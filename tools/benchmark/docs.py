@@ -15,8 +15,10 @@ from detector.files import write_whole
 from detector.matching import DIFFICULTIES
 from kernels.op import Exact, Op
 from kernels.table import OPS
+from tools.benchmark.cards import cards
 from tools.benchmark.mask_page import budget_rows, mask_rows, mounting_rows
 from tools.benchmark.pages import NAMES, ROOT, interval, markdown, mask_name, measured, read_record
+from tools.benchmark.score_page import score_rows
 
 
 def op_rows() -> str:
@@ -155,6 +157,8 @@ def claim_rows() -> str:
 SECTIONS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
     (ROOT / "docs" / "kernels.md", "ops", op_rows),
     (ROOT / "docs" / "kernels.md", "claims", claim_rows),
+    (ROOT / "docs" / "scores.md", "scores", score_rows),
+    (ROOT / "models" / "README.md", "cards", cards),
     (ROOT / "docs" / "masks.md", "sources", mask_rows),
     (ROOT / "docs" / "masks.md", "mountings", mounting_rows),
     (ROOT / "docs" / "masks.md", "budgets", budget_rows),

@@ -17,9 +17,15 @@ def read_record(name: str) -> Any:
     return json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; columns after the first are aligned right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+def records_of(kind: str) -> dict[str, Any]:
+    """All records of a kind, by the names of their files: KIND, and those of other networks or sources, KIND_ANY."""
+    files = [path for path in sorted(RECORDS.glob(f"{kind}*.json")) if path.stem.removeprefix(kind)[:1] in ("", "_")]
+    return {path.stem: read_record(path.stem) for path in files}
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "---:") -> str:
+    """A table; columns after the first are aligned right unless told otherwise."""
+    lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -105,11 +105,28 @@ def label_objects(objects: Objects, calibration: Calibration) -> KittiLabels:
         objects: whose hits are those in the camera's view.
         calibration: of the camera.
     """
-    far = np.hypot(objects.boxes[:, 0], objects.boxes[:, 1]) > FAR_M
-    objects = objects.select(objects.hits >= np.where(far, MIN_POINTS_FAR, MIN_POINTS))
+    objects = _with_enough_points(objects)
     labels, seen = labels_from_boxes(objects.boxes, calibration, objects.kinds)
     whole, _ = image_boxes(objects.boxes, calibration, clip=False)
     area, whole_area = (np.prod(b[:, 2:] - b[:, :2], axis=1) for b in (labels.boxes_2d, whole))
     truncated = np.round(1 - area / np.maximum(whole_area, 1e-9), 2)
     known = replace(labels, truncated=truncated, occluded=objects.occluded.astype(np.float64))
     return known.select(seen & (truncated < MAX_TRUNCATED))
+
+
+def label_all_round(objects: Objects, calibration: Calibration) -> KittiLabels:
+    """Labels of everything around the sensor: nothing is truncated; what the camera does not see has an empty 2D box.
+
+    Args:
+        objects: whose hits are those of the whole sweep.
+        calibration: in whose camera's frame the labels are.
+    """
+    objects = _with_enough_points(objects)
+    labels, _ = labels_from_boxes(objects.boxes, calibration, objects.kinds)
+    return replace(labels, truncated=np.zeros(len(labels)), occluded=objects.occluded.astype(np.float64))
+
+
+def _with_enough_points(objects: Objects) -> Objects:
+    """Those on which annotators would find points enough."""
+    far = np.hypot(objects.boxes[:, 0], objects.boxes[:, 1]) > FAR_M
+    return objects.select(objects.hits >= np.where(far, MIN_POINTS_FAR, MIN_POINTS))
