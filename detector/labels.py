@@ -103,6 +103,15 @@ def read_labels(path: Path) -> KittiLabels:
         text = read_text(path, MAX_FILE_BYTES)
     except OSError as error:
         raise LabelError(f"{path}: cannot be read ({error.strerror}); expected a KITTI label file") from error
+    return parse_labels(text, str(path))
+
+
+def parse_labels(text: str, where: str) -> KittiLabels:
+    """The objects in the text of a label file; ``where`` names it in errors.
+
+    Raises:
+        LabelError: as `read_labels`.
+    """
     types: list[str] = []
     rows: list[list[float]] = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -110,15 +119,15 @@ def read_labels(path: Path) -> KittiLabels:
         if not words:
             continue
         if len(words) - 1 not in (NUMBERS_WITHOUT_SCORE, NUMBERS_WITHOUT_SCORE + 1):
-            raise LabelError(f"{path}, line {number}: {len(words)} columns, expected 15, or 16 with a score")
+            raise LabelError(f"{where}, line {number}: {len(words)} columns, expected 15, or 16 with a score")
         try:
             row = [float(word) for word in words[1:]]
         except ValueError as error:
-            raise LabelError(f"{path}, line {number}: {str(error)[:100]}; expected a name and numbers") from error
+            raise LabelError(f"{where}, line {number}: {str(error)[:100]}; expected a name and numbers") from error
         if not np.isfinite(row).all():
-            raise LabelError(f"{path}, line {number}: holds NaN or infinity; expected finite numbers")
+            raise LabelError(f"{where}, line {number}: holds NaN or infinity; expected finite numbers")
         if max(map(abs, row)) > MAX_NUMBER:
-            raise LabelError(f"{path}, line {number}: holds {max(row, key=abs):g}; expected at most {MAX_NUMBER:g}")
+            raise LabelError(f"{where}, line {number}: holds {max(row, key=abs):g}; expected at most {MAX_NUMBER:g}")
         types.append(words[0])
         rows.append(row if len(row) > NUMBERS_WITHOUT_SCORE else [*row, np.nan])
     return KittiLabels.from_table(tuple(types), np.array(rows, np.float64))

@@ -5,10 +5,12 @@
     python -m tools.train run --init runs/simulated --simulated runs/frames \\
         --data $KITTI@configs/splits/kitti_train.txt --val $KITTI@configs/splits/kitti_val.txt --out runs/kitti
     python -m tools.train export runs/kitti models/kitti.onnx --val $KITTI@configs/splits/kitti_val.txt
+    python -m tools.train run --config train/surround --init runs/kitti --simulated runs/sweeps …
+    python -m tools.train pack frames.npz --data $KITTI@configs/splits/kitti_train.txt
     python -m tools.train mask --data $KITTI@configs/splits/kitti_train.txt --out runs/mask
     python -m tools.train export-mask runs/mask models/kitti.onnx
 
-A run can be stopped at any time; the same command goes on from its last checkpoint.
+A run can be stopped at any time; the same command goes on from its last checkpoint. The whole recipe: docs/training.md.
 """
 
 from __future__ import annotations
@@ -38,12 +40,14 @@ try:
 except ImportError:
     sys.exit("error: PyTorch is not installed; expected for training: pip install 'roadblocks[train]'")
 
-from tools.training.dataset import LabelledFrame, TrainingData, load_frames, parse_data
+from tools.training.dataset import LabelledFrame, TrainingData, load_frames, load_simulated, parse_data
 from tools.training.export import export_detector, export_mask_network
 from tools.training.mask_samples import MaskData, simulated_frames
 from tools.training.mask_trainer import MaskTrainConfig, load_mask, train_mask
+from tools.training.pack import SUFFIX as PACK_SUFFIX
+from tools.training.pack import read_pack, write_pack
 from tools.training.targets import OUTPUT_STRIDE
-from tools.training.trainer import CHECKPOINT, TrainConfig, Trainer, train
+from tools.training.trainer import CHECKPOINT, CURVE, TrainConfig, Trainer, train
 from tools.training.validate import Validation, validate
 
 log = logging.getLogger("roadblocks.train")
@@ -51,13 +55,20 @@ DATA_LICENCE = "CC BY-NC-SA 3.0 (trained on KITTI: non-commercial)"
 
 
 def _frames(data: tuple[str, ...]) -> list[LabelledFrame]:
-    return [frame for text in data for frame in load_frames(*parse_data(text))]
+    """Frames of KITTI folders and packed ones."""
+    found = []
+    for text in data:
+        path, split = parse_data(text)
+        if path.suffix == PACK_SUFFIX and split:
+            raise ConfigError(f"{text}: a packed file has no splits; expected it without @SPLIT: pack what you need")
+        found += read_pack(path) if path.suffix == PACK_SUFFIX else load_frames(path, split)
+    return found
 
 
-def _info(trainer: Trainer, name: str, spec: BevSpec, validation: Validation | None = None) -> NetworkInfo:
+def _info(trainer: Trainer, name: str, validation: Validation | None = None) -> NetworkInfo:
     return NetworkInfo(
         name=name,
-        grid=spec,
+        grid=trainer.config.grid,
         output_stride=OUTPUT_STRIDE,
         classes=(CAR,),
         display_score=round(validation.best_score, 3) if validation else 0.5,
@@ -88,14 +99,14 @@ def main() -> None:
 
 @main.command()
 @click.option("--config", default="train/kitti", show_default=True, help="Shipped name or YAML file.")
-@click.option("--data", multiple=True, help="KITTI folder to train on, FOLDER or FOLDER@SPLIT.")
+@click.option("--data", multiple=True, help="KITTI folder, FOLDER or FOLDER@SPLIT, or FILE.npz of `pack`, to train on.")
 @click.option("--simulated", multiple=True, help="Folder of `roadblocks sample` to train on, FOLDER or FOLDER@SPLIT.")
 @click.option(
     "--init",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of a run whose averaged weights a new run starts from.",
 )
-@click.option("--val", multiple=True, help="KITTI folder to validate on, FOLDER or FOLDER@SPLIT.")
+@click.option("--val", multiple=True, help="What to validate on, likewise.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--steps", type=click.IntRange(1), help="Another number of steps than the configuration's.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads for PyTorch.")
@@ -117,18 +128,19 @@ def run(
         settings = replace(settings, steps=steps)
     if threads:
         torch.set_num_threads(threads)
-    spec, val_frames = BevSpec(), _frames(val)
+    val_frames = _frames(val)
+    sweeps = [frame for text in simulated for frame in load_simulated(*parse_data(text))]
 
     def on_validate(trainer: Trainer) -> None:
         if not val_frames:
             return
-        found = validate(trainer.average.module, _info(trainer, out.name, spec), val_frames)
+        found = validate(trainer.average.module, _info(trainer, out.name), val_frames)
         row = {"step": trainer.step, "ap": found.ap, "best_score": found.best_score, "best_f1": found.best_f1}
-        with (out / "curve.jsonl").open("a") as curve:
+        with (out / CURVE).open("a") as curve:
             curve.write(json.dumps(row) + "\n")
         log.info("step %d  Car BEV AP, IoU 0.7, R40, moderate: %.1f", trainer.step, found.bev_moderate)
 
-    train(settings, TrainingData.of(_frames(data), _frames(simulated)), out, spec, on_validate, init)
+    train(settings, TrainingData.of(_frames(data), sweeps), out, on_validate, init)
 
 
 @main.command()
@@ -138,19 +150,18 @@ def run(
     "--val",
     multiple=True,
     required=True,
-    help="KITTI folder for AP and display score, FOLDER or FOLDER@SPLIT.",
+    help="KITTI folder or packed file for AP and display score.",
 )
 def export(run_folder: Path, onnx_file: Path, val: tuple[str, ...]) -> None:
     """Write a run's averaged network as ONNX, its AP and best score inside."""
     values = json.loads((run_folder / "config.json").read_text())
-    spec = BevSpec.from_dict(values["grid"])
     # JSON turned the tuples into lists, as YAML has them.
-    trainer = Trainer(from_mapping(TrainConfig, values["train"], str(run_folder)), spec, run_folder)
+    trainer = Trainer(from_mapping(TrainConfig, values["train"], str(run_folder)), run_folder)
     if not trainer.step:
         raise ConfigError(f"{run_folder}: holds no {CHECKPOINT}; expected a folder of `tools.train run`")
     network = trainer.average.module
-    found = validate(network, _info(trainer, onnx_file.stem, spec), _frames(val))
-    export_detector(network, _info(trainer, onnx_file.stem, spec, found), onnx_file)
+    found = validate(network, _info(trainer, onnx_file.stem), _frames(val))
+    export_detector(network, _info(trainer, onnx_file.stem, found), onnx_file)
     log.info(
         "%s: BEV AP moderate %.1f, best F1 %.3f at %.2f",
         onnx_file,
@@ -161,8 +172,21 @@ def export(run_folder: Path, onnx_file: Path, val: tuple[str, ...]) -> None:
 
 
 @main.command()
+@click.argument("pack_file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--data", multiple=True, required=True, help="KITTI folder to pack, FOLDER or FOLDER@SPLIT.")
+def pack(pack_file: Path, data: tuple[str, ...]) -> None:
+    """Write labelled frames into one small file, which --data and --val take for a folder."""
+    if pack_file.suffix != PACK_SUFFIX:
+        raise click.UsageError(f"{pack_file}: expected a name that ends with {PACK_SUFFIX}")
+    frames = _frames(data)
+    write_pack(pack_file, frames)
+    num_points = sum(len(frame.points) for frame in frames)
+    log.info("%s: %d frames, %d points, %.1f MB", pack_file, len(frames), num_points, pack_file.stat().st_size / 1e6)
+
+
+@main.command()
 @click.option("--config", default="train/mask", show_default=True, help="Shipped name or YAML file.")
-@click.option("--data", multiple=True, help="KITTI folder to train on besides simulation, FOLDER or FOLDER@SPLIT.")
+@click.option("--data", multiple=True, help="KITTI folder, or packed file, to train on besides simulation.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--steps", type=click.IntRange(1), help="Another number of steps than the configuration's.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads for PyTorch.")
@@ -173,9 +197,8 @@ def mask(config: str, data: tuple[str, ...], out: Path, steps: int | None, threa
         settings = replace(settings, steps=steps)
     if threads:
         torch.set_num_threads(threads)
-    spec = BevSpec()
     simulated = track(simulated_frames(settings.data, settings.seed), "simulate", transient=True)
-    train_mask(settings, MaskData.of(_frames(data), simulated), out, spec)
+    train_mask(settings, MaskData.of(_frames(data), simulated), out, BevSpec())
 
 
 @main.command()

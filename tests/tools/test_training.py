@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
+from detector.config import load_config
 from detector.errors import ConfigError
 from kernels.tiles import ActiveTiles, TileSpec
 from models.dense import DenseExecutor
@@ -20,6 +21,7 @@ from tools.training.samples import SampleConfig, WindowConfig
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'roadblocks[train]'")
 
+from tools.training import trainer  # noqa: E402
 from tools.training.export import export_detector  # noqa: E402
 from tools.training.loss import detection_loss  # noqa: E402
 from tools.training.network import REGRESSION_MEAN, REGRESSION_STD, ExportedDetector  # noqa: E402
@@ -30,6 +32,7 @@ SMALL = TrainConfig(
     steps=4,
     batch=2,
     checkpoint_every=2,
+    grid=SPEC,
     network=NetworkConfig(widths=(8, 8, 16, 16), units=(1, 1, 1, 1)),
     samples=SampleConfig(window=WindowConfig(rows=64, cols=64)),
 )
@@ -89,7 +92,7 @@ def test_training_with_a_mask_computes_what_the_tile_executor_does(tmp_path):
 def network_with_statistics():
     """An untrained network whose batch norms do something."""
     torch.manual_seed(0)
-    network = build_network(SMALL, SPEC).eval()
+    network = build_network(SMALL).eval()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -115,30 +118,82 @@ def test_export_equals_pytorch(tmp_path):
 
 
 def test_every_cycle_of_the_learning_rate_is_the_same(tmp_path):
-    trainer = Trainer(replace(SMALL, steps=40, cycles=2, warmup=0.1), SPEC, tmp_path)
+    run = Trainer(replace(SMALL, steps=40, cycles=2, warmup=0.1), tmp_path)
     rates = []
-    for trainer.step in range(40):
-        rates.append(trainer.learning_rate())
+    for run.step in range(40):
+        rates.append(run.learning_rate())
     assert rates[:20] == pytest.approx(rates[20:])
     assert max(rates[:20]) == rates[2] == pytest.approx(SMALL.learning_rate, rel=1e-3)
     assert rates[0] < 1e-5 and rates[19] < 0.02 * SMALL.learning_rate
 
 
+def read_curve(folder):
+    return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+
+
+class Stopped(Exception):
+    """What a kill does to a run."""
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "REPORT_EVERY", 1)
+    data = TrainingData.of([frame_with_a_car(np.random.default_rng(seed)) for seed in range(2)], [])
+    start = train(replace(SMALL, steps=1), data, tmp_path / "start")
+    config = replace(SMALL, validate_every=3)
+
+    def run(name, workers=1, stop_at=None):
+        validated = []
+
+        def on_validate(trainer):
+            validated.append(trainer.step)
+            if trainer.step == stop_at:
+                raise Stopped
+
+        arguments = (replace(config, workers=workers), data, tmp_path / name, on_validate, start.folder)
+        if stop_at is None:
+            return train(*arguments), validated
+        with pytest.raises(Stopped):
+            train(*arguments)
+        return None, validated
+
+    whole, validated = run("whole")
+    assert validated == [3, 4]
+    # Stopped after step 3, it goes on from the checkpoint of step 2; by then its start may have changed.
+    assert run("stopped", stop_at=3)[1] == [3]
+    (start.folder / "checkpoint.pt").unlink()
+    resumed, validated = run("stopped", workers=2)
+    assert validated == [3, 4]
+    assert [row["step"] for row in read_curve(tmp_path / "stopped")] == [1, 2, 3, 4]
+    for row, expected in zip(read_curve(tmp_path / "stopped"), read_curve(tmp_path / "whole"), strict=True):
+        assert {**row, "step_s": 0} == {**expected, "step_s": 0}
+    for name, value in resumed.average.state_dict().items():
+        assert torch.equal(value, whole.average.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("simulated", (704, 800, 23)), ("kitti", (704, 800, 23)), ("gpu", (704, 800, 23)), ("surround", (1408, 800, 23))],
+)
+def test_recipes_load_and_know_their_grid(name, shape):
+    assert load_config(f"train/{name}", TrainConfig).grid.shape == shape
+
+
 def test_a_run_resumes_and_learns(tmp_path):
     frames = [frame_with_a_car(np.random.default_rng(seed)) for seed in range(2)]
     seen = []
-    trainer = train(SMALL, TrainingData.of(frames, []), tmp_path, SPEC, lambda trainer: seen.append(trainer.step))
+    trainer = train(SMALL, TrainingData.of(frames, []), tmp_path, lambda trainer: seen.append(trainer.step))
     assert trainer.step == 4 and seen == [4]
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config["train"]["seed"] == 0 and config["grid"]["x_max_m"] == 12.8
-    resumed = Trainer(SMALL, SPEC, tmp_path)
+    assert config["train"]["seed"] == 0 and config["train"]["grid"]["x_max_m"] == 12.8
+    resumed = Trainer(SMALL, tmp_path)
     assert resumed.step == 4
     for name, value in resumed.network.state_dict().items():
         assert torch.equal(value.cpu(), trainer.network.state_dict()[name].cpu()), name
     assert trainer.learning_rate() < 1e-3 < SMALL.learning_rate
-    started = Trainer(SMALL, SPEC, tmp_path / "new", init=tmp_path)
+    started = Trainer(SMALL, tmp_path / "new", init=tmp_path)
     assert started.step == 0
     for name, value in started.network.state_dict().items():
         assert torch.equal(value, trainer.average.module.state_dict()[name]), name
+    assert Trainer(SMALL, tmp_path, init=tmp_path / "nowhere").step == 4, "a run that goes on needs no start any more"
     with pytest.raises(ConfigError, match=r"checkpoint.pt: No such file.*tools.train run"):
-        Trainer(SMALL, SPEC, tmp_path / "new", init=tmp_path / "nowhere")
+        Trainer(SMALL, tmp_path / "new", init=tmp_path / "nowhere")

@@ -1,17 +1,20 @@
 """Training data: targets, augmentation and samples against closed forms. No PyTorch needed."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from detector.boxes import points_in_box
+from detector.calibration import write_object_calibration
+from detector.errors import LabelError
 from kernels.decode import decode
 from models.grid import BevSpec
 from tests.training_frames import CAR, car_points, frame_with_a_car
 from tools.training.augment import AugmentConfig, augment, hide, mirror, paste_cars, turn
 from tools.training.computed_tiles import ComputedConfig, draw_tiles
-from tools.training.dataset import CutObject, TrainingData, load_frames
+from tools.training.dataset import CutObject, TrainingData, load_frames, load_simulated
 from tools.training.samples import SampleConfig, SampleMaker, WindowConfig
 from tools.training.targets import make_targets
 
@@ -77,6 +80,97 @@ def test_pasted_cars_stand_on_the_ground_apart_from_others():
             assert points_in_box(points, box, 0.05).sum() >= 5
             assert np.hypot(*(box[:2] - boxes[0, :2])) >= 3
     assert pasted > 5
+
+
+@pytest.mark.parametrize(("surround", "widest_rad"), [(False, np.radians(40)), (True, np.pi)])
+def test_cars_are_pasted_where_the_frame_shows_something(surround, widest_rad):
+    rng = np.random.default_rng(4)
+    ground = np.column_stack([rng.uniform(-12, 12, (12000, 2)), np.full((12000, 2), -1.65)]).astype(np.float32)
+    frame = frame_with_a_car(rng)
+    frame = replace(frame, points=ground, boxes=frame.boxes[:0], counted=frame.counted[:0], surround=surround)
+    source = np.array([8.0, 0.0, -0.9, 4.0, 1.6, 1.5, 1.0], np.float32)
+    still = AugmentConfig(pasted_cars=5, rotation_rad=0, scale=0, height_m=0, beam_dropout=0, intensity_dropout=0)
+    found = [augment(frame, [CutObject(source, car_points(rng, source))], still, rng).boxes for _ in range(20)]
+    azimuth_rad = np.abs(np.arctan2(*np.concatenate(found)[:, 1::-1].T))
+    assert len(azimuth_rad) > 20 and 0.8 * widest_rad < azimuth_rad.max() <= widest_rad + 1e-3
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_whole_sweeps_are_learned_all_round(number):
+    rng = np.random.default_rng(5)
+    frame = replace(frame_with_a_car(rng, (-5.0, 1.0, -0.9, 4.0, 1.6, 1.5, 0.4)), surround=True)
+    spec = replace(SPEC, x_min_m=-12.8)
+    config = SampleConfig(window=WindowConfig(128, 128, around_a_car=1), augment=AugmentConfig(rotation_rad=np.pi))
+    maker = SampleMaker(TrainingData([frame], [], []), spec, config, 5, count=6)
+    grid, score, regression, _, _ = maker[number]
+    # The same draws once more say where the car and the window are.
+    rng = np.random.default_rng((5, number))
+    points, boxes, counted, motion = augment(frame, [], config.augment, rng)
+    row, col = maker._place(boxes[counted], rng)
+    origin = (spec.x_min_m + row * spec.cell_m, spec.y_min_m + col * spec.cell_m)
+    found, _ = decode(score, np.ascontiguousarray(regression.transpose(1, 2, 0)), origin, 0.4, 0.5, 100)
+    assert len(found)
+    assert number != 3 or abs(motion.angle_rad) > 1, "this one is turned far"
+    np.testing.assert_allclose(np.cos(found[:, 6] - boxes[0, 6]), 1, atol=1e-5)
+    np.testing.assert_allclose(found[:, :6], np.tile(boxes[0, :6], (len(found), 1)), atol=1e-4)
+    inside = points[points_in_box(points, boxes[0])]
+    rows, cols = np.floor((inside[:, :2] - origin) / spec.cell_m).astype(int).T
+    shown = (rows >= 0) & (rows < 128) & (cols >= 0) & (cols < 128)
+    assert shown.any() and grid.any(2)[rows[shown], cols[shown]].all()
+
+
+def write_simulated(folder, full):
+    """One frame with a car ahead, one behind that has two points only, one behind, a van and a man."""
+    root = folder / "training"
+    for name in ("velodyne", "calib", "label_2"):
+        (root / name).mkdir(parents=True)
+    ahead = frame_with_a_car(np.random.default_rng(0))
+    boxes = [ahead.boxes[0].tolist()] + [[x, 0.0, -0.9, 4.0, 1.6, 1.5, 3.0] for x in (-9.0, -20.0, -30.0, -40.0)]
+    points = np.concatenate([ahead.points, car_points(np.random.default_rng(1), np.array(boxes[2]), 40)])
+    points[:, 3] = 0.5
+    points.tofile(root / "velodyne/000000.bin")
+    write_object_calibration(root / "calib/000000.txt", ahead.calibration)
+    (root / "label_2/000000.txt").write_text("Car 0 0 0 500 150 600 200 1.5 1.6 4.0 -1.0 1.65 6.0 -1.97\n")
+    kinds, hits = ["Car", "Car", "Car", "Van", "Pedestrian"], [60, 2, 40, 9, 9]
+    record = {"frame": "000000", "boxes": boxes, "labels": kinds, "hits": hits}
+    record["world_from_lidar"] = np.eye(4).tolist()
+    (root / "tracks.jsonl").write_text(json.dumps(record) + "\n")
+    (folder / "simulated.json").write_text(json.dumps({"full": full}))
+    return boxes, points
+
+
+def test_simulated_whole_sweeps_have_boxes_all_round(tmp_path):
+    boxes, points = write_simulated(tmp_path, full=True)
+    for folder in (tmp_path, tmp_path / "training"):
+        (frame,) = load_simulated(folder)
+        assert frame.surround and len(frame.labels) == 1
+        np.testing.assert_array_equal(frame.points, points)
+        np.testing.assert_array_equal(frame.boxes, np.array(boxes[:4], np.float32))
+        assert frame.counted.tolist() == [True, False, True, False]
+
+
+def test_simulated_front_views_are_read_as_recorded_ones(tmp_path):
+    boxes, _ = write_simulated(tmp_path, full=False)
+    (frame,), (recorded,) = load_simulated(tmp_path), load_frames(tmp_path)
+    assert not frame.surround and frame.points[:, 0].min() > 0
+    np.testing.assert_allclose(frame.boxes, np.array(boxes[:1]), atol=0.01)
+    np.testing.assert_array_equal(frame.points, recorded.points)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("simulated.json", "{}", r"simulated.json: KeyError.*`roadblocks sample`"),
+        ("training/tracks.jsonl", "{", r"tracks.jsonl, line 1: JSONDecodeError.*expected frame, boxes"),
+        ("training/tracks.jsonl", '{"frame": "0", "boxes": [], "labels": ["Car"], "hits": []}', "line 1: .*labels"),
+        ("training/tracks.jsonl", "", "tracks.jsonl: lacks frame 000000; simulate"),
+    ],
+)
+def test_a_broken_simulated_folder_is_told(tmp_path, name, text, words):
+    write_simulated(tmp_path, full=True)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(LabelError, match=words):
+        load_simulated(tmp_path)
 
 
 def test_samples_repeat_by_number():

@@ -22,7 +22,7 @@ Float64 = NDArray[np.float64]
 # Viewing directions of the z-buffer: about one beam of a 64-beam sensor each.
 AZIMUTH_STEP_RAD = np.radians(0.25)
 ELEVATION_STEP_RAD = np.radians(0.45)
-VIEW_HALF_ANGLE_RAD = np.radians(40.0)  # half of the camera's horizontal field of view
+VIEW_HALF_ANGLE_RAD = float(np.radians(40.0))  # half of the camera's horizontal field of view
 SHADOW_MARGIN_M = 0.5
 
 
@@ -86,7 +86,8 @@ def augment(frame: LabelledFrame, objects: list[CutObject], config: AugmentConfi
     """A varied copy of a frame."""
     points, boxes, counted = frame.points, frame.boxes, frame.counted
     if objects:
-        points, boxes, counted = paste_cars(points, boxes, counted, objects, config.pasted_cars, rng)
+        half_angle_rad = np.pi if frame.surround else VIEW_HALF_ANGLE_RAD
+        points, boxes, counted = paste_cars(points, boxes, counted, objects, config.pasted_cars, rng, half_angle_rad)
     points, boxes, motion = points.copy(), boxes.copy(), Motion.draw(config, rng)
     motion.move(points, boxes)
     if rng.random() < config.beam_dropout:
@@ -119,14 +120,18 @@ def paste_cars(
     objects: list[CutObject],
     tries: int,
     rng: np.random.Generator,
+    half_angle_rad: float = VIEW_HALF_ANGLE_RAD,
 ) -> tuple[Float32, Float32, NDArray[np.bool_]]:
-    """Up to ``tries`` cars of other frames, each where it collides with nothing. Returns new arrays."""
+    """Up to ``tries`` cars of other frames, within an angle of straight ahead, each where it collides with nothing.
+
+    Returns new arrays.
+    """
     for choice in rng.integers(0, len(objects), tries):
         pasted, box = objects[choice].points.copy(), objects[choice].box[None].copy()
         if rng.random() < 0.5:
             mirror(pasted, box)
         azimuth = np.arctan2(box[0, 1], box[0, 0])
-        turn(pasted, box, rng.uniform(-VIEW_HALF_ANGLE_RAD, VIEW_HALF_ANGLE_RAD) - azimuth)
+        turn(pasted, box, rng.uniform(-half_angle_rad, half_angle_rad) - azimuth)
         ground_z = local_ground(points, box[0])
         if ground_z is None or _collides(points, boxes, box[0], ground_z):
             continue

@@ -99,6 +99,9 @@ class SampleMaker:
     def _place(self, cars: NDArray[np.float32], rng: np.random.Generator) -> tuple[int, int]:
         """First row and column of a window, aligned to the network's deepest stride."""
         spec, window = self.spec, self.config.window
+        x, y = cars[:, 0], cars[:, 1]
+        # Turning moves what is far ahead to beyond the sides.
+        cars = cars[(x >= spec.x_min_m) & (x < spec.x_max_m) & (y >= spec.y_min_m) & (y < spec.y_max_m)]
         size, limit = (window.rows, window.cols), (spec.rows - window.rows, spec.cols - window.cols)
         first = [int(rng.integers(0, most + 1)) for most in limit]
         if len(cars) and rng.random() < window.around_a_car:

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from detector.errors import ConfigError
-from detector.files import write_json
+from detector.files import write_json, write_whole
 from detector.machine import revision
 from models.grid import BevSpec
 from tools.training.dataset import TrainingData
@@ -25,7 +25,8 @@ from tools.training.network import BevDetector
 from tools.training.samples import SampleConfig, SampleMaker
 
 log = logging.getLogger("roadblocks.train")
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, CURVE = "checkpoint.pt", "curve.jsonl"
+REPORT_EVERY = 50  # steps
 
 
 @dataclass(frozen=True)
@@ -47,30 +48,33 @@ class TrainConfig:
     validate_every: int = 2000
     checkpoint_every: int = 250
     cycles: int = 1  # of the learning rate; `steps` are shared out among them
+    workers: int = 1  # processes that make samples; the samples are the same for any number
     warmup: float = 0.05  # share of a cycle
     weight_decay: float = 1e-2
     gradient_limit: float = 10.0
     average_decay: float = 0.998  # exponential moving average of the weights
     iou_score: bool = True  # scores learn how well boxes fit
+    grid: BevSpec = field(default_factory=BevSpec)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     samples: SampleConfig = field(default_factory=SampleConfig)
 
 
-def build_network(config: TrainConfig, spec: BevSpec) -> BevDetector:
-    """The untrained network for a grid, channels last in memory."""
-    network = BevDetector(spec.channels, config.network.widths, config.network.units)
+def build_network(config: TrainConfig) -> BevDetector:
+    """The untrained network, channels last in memory."""
+    network = BevDetector(config.grid.channels, config.network.widths, config.network.units)
     return network.to(memory_format=torch.channels_last)
 
 
 class Trainer:
     """One run: network, its moving average, optimiser, step; saved to and resumed from a folder."""
 
-    def __init__(self, config: TrainConfig, spec: BevSpec, folder: Path, init: Path | None = None) -> None:
+    def __init__(self, config: TrainConfig, folder: Path, init: Path | None = None) -> None:
         torch.manual_seed(config.seed)
         self.config, self.folder, self.step = config, folder, 0
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = build_network(config, spec).to(self.device)
-        if init:
+        self.network = build_network(config).to(self.device)
+        resumes = (folder / CHECKPOINT).exists()
+        if init and not resumes:
             self._load(self.network, self._read(init)["average"], init, prefix="module.")
         decay = config.average_decay
         self.average = torch.optim.swa_utils.AveragedModel(
@@ -79,7 +83,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), config.learning_rate, weight_decay=config.weight_decay
         )
-        if (folder / CHECKPOINT).exists():
+        if resumes:
             self._resume()
 
     def _read(self, folder: Path) -> dict[str, Any]:
@@ -164,7 +168,6 @@ def train(
     config: TrainConfig,
     data: TrainingData,
     folder: Path,
-    spec: BevSpec,
     on_validate: Callable[[Trainer], None] = lambda trainer: None,
     init: Path | None = None,
 ) -> Trainer:
@@ -174,11 +177,9 @@ def train(
     weights of the folder ``init``, if given.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(config, spec, folder, init)
-    write_json(
-        folder / "config.json",
-        {"train": asdict(config), "grid": spec.to_dict(), "init": init and str(init), "revision": revision()},
-    )
+    trainer = Trainer(config, folder, init)
+    _cut_curve(folder / CURVE, trainer.step)
+    write_json(folder / "config.json", {"train": asdict(config), "init": init and str(init), "revision": revision()})
     log.info(
         "%d real frames, %d simulated, %d cars to paste, %d steps to go",
         len(data.real),
@@ -187,14 +188,14 @@ def train(
         config.steps - trainer.step,
     )
     counts = {"count": config.steps * config.batch, "first": trainer.step * config.batch}
-    samples = SampleMaker(data, spec, config.samples, config.seed, **counts)
-    loader = DataLoader(samples, config.batch, num_workers=1, prefetch_factor=3)
+    samples = SampleMaker(data, config.grid, config.samples, config.seed, **counts)
+    loader = DataLoader(samples, config.batch, num_workers=config.workers, prefetch_factor=3)
     started, first_step = time.perf_counter(), trainer.step
     recent: list[tuple[float, float]] = []
     trainer.network.train()
     for batch in loader:
         recent.append(trainer.train_step(batch))
-        if trainer.step % 50 == 0:
+        if trainer.step % REPORT_EVERY == 0:
             _report(folder, trainer, recent, (time.perf_counter() - started) / (trainer.step - first_step))
             recent = []
         if trainer.step % config.checkpoint_every == 0:
@@ -206,6 +207,13 @@ def train(
     return trainer
 
 
+def _cut_curve(path: Path, step: int) -> None:
+    """Takes back what a stopped run wrote after its last checkpoint: it comes again."""
+    if path.exists():
+        rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        write_whole(path, "".join(row for row in rows if row.endswith("}\n") and json.loads(row)["step"] <= step))
+
+
 def _report(folder: Path, trainer: Trainer, recent: list[tuple[float, float]], step_s: float) -> None:
     score, regression = (sum(values) / len(recent) for values in zip(*recent, strict=True))
     row: dict[str, Any] = {
@@ -214,6 +222,6 @@ def _report(folder: Path, trainer: Trainer, recent: list[tuple[float, float]], s
         "regression_loss": regression,
         "step_s": step_s,
     }
-    with (folder / "curve.jsonl").open("a") as curve:
+    with (folder / CURVE).open("a") as curve:
         curve.write(json.dumps({key: round(value, 5) for key, value in row.items()}) + "\n")
     log.info("step %d  score %.3f  regression %.3f  %.2f s a step", trainer.step, score, regression, step_s)
