@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,7 +66,9 @@ def _frames(data: tuple[str, ...]) -> list[LabelledFrame]:
     return found
 
 
-def _info(trainer: Trainer, name: str, validation: Validation | None = None) -> NetworkInfo:
+def _info(
+    trainer: Trainer, name: str, validation: Validation | None = None, data: Mapping[str, int] | None = None
+) -> NetworkInfo:
     return NetworkInfo(
         name=name,
         grid=trainer.config.grid,
@@ -76,6 +79,7 @@ def _info(trainer: Trainer, name: str, validation: Validation | None = None) -> 
         training={
             "steps": trainer.step,
             "seed": trainer.config.seed,
+            **(data or {}),
             **_made(),
         },
         ap=validation.ap if validation else {},
@@ -161,7 +165,7 @@ def export(run_folder: Path, onnx_file: Path, val: tuple[str, ...]) -> None:
         raise ConfigError(f"{run_folder}: holds no {CHECKPOINT}; expected a folder of `tools.train run`")
     network = trainer.average.module
     found = validate(network, _info(trainer, onnx_file.stem), _frames(val))
-    export_detector(network, _info(trainer, onnx_file.stem, found), onnx_file)
+    export_detector(network, _info(trainer, onnx_file.stem, found, values.get("data")), onnx_file)
     log.info(
         "%s: BEV AP moderate %.1f, best F1 %.3f at %.2f",
         onnx_file,

@@ -179,7 +179,9 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config, folder, init)
     _cut_curve(folder / CURVE, trainer.step)
-    write_json(folder / "config.json", {"train": asdict(config), "init": init and str(init), "revision": revision()})
+    frames = {"recorded_frames": len(data.real), "simulated_frames": len(data.simulated)}
+    facts = {"data": frames, "init": init and init.name, "revision": revision()}
+    write_json(folder / "config.json", {"train": asdict(config), **facts})
     log.info(
         "%d real frames, %d simulated, %d cars to paste, %d steps to go",
         len(data.real),

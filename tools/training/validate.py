@@ -34,7 +34,7 @@ class Validation:
 
 
 def validate(network: BevDetector, info: NetworkInfo, frames: list[LabelledFrame]) -> Validation:
-    """Runs the network over labelled frames as the shipped pipeline would, densely, and evaluates it."""
+    """Runs the network over labelled frames, as the shipped pipeline does without a mask network, and evaluates it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         export_detector(network, info, path)
