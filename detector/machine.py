@@ -11,7 +11,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("roadblocks", "numpy", "numba", "scipy", "onnx", "onnxruntime", "onnxruntime-gpu", "numba-cuda", "torch")
+PACKAGES = (
+    "roadblocks",
+    "numpy",
+    "numba",
+    "scipy",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "torch",
+    "numba-cuda",
+    "cuda-bindings",
+    "cuda-core",
+    "nvidia-nvvm",
+    "nvidia-nvjitlink",
+)
 BUSY = 0.5  # load average from which a measurement is told to be doubtful
 
 

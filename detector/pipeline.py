@@ -310,7 +310,7 @@ class Pipeline:
             threads: CPU threads for it, None for all cores. More than one does not go with another frame's network.
         """
         source = "all" if self.config.execution == "dense" else self.config.mask.source
-        mask = mask_source(source, self.spec, self._mask_network, threads, self._on_device)
+        mask = mask_source(source, self.spec, self._mask_network, threads, self._on_device, self.config.cuda_graph)
         return new_buffers(mask, self._on_device)
 
     def _queue(self) -> AbstractContextManager[None]:

@@ -111,8 +111,9 @@ class GraphCache:
         """
         key = tuple((array.__cuda_array_interface__["data"][0], array.shape) for array in arrays) if self.wanted else ()
         if not self.wanted or key not in self._graphs:
-            if len(self._graphs) < MOST_GRAPHS:
-                self._graphs[key] = None
+            if len(self._graphs) == MOST_GRAPHS:
+                self._graphs.pop(next(iter(self._graphs)))
+            self._graphs[key] = None
             call()
             return
         try:
@@ -123,4 +124,5 @@ class GraphCache:
             self.wanted = False
             call()
         else:
+            self._graphs.pop(key)  # and to the end: what was not used for longest goes first
             self._graphs[key] = graph

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,9 @@ def capability() -> tuple[int, int]:
 
 def free_bytes() -> float:
     """Memory of the GPU that nobody uses."""
+    gc.collect()
+    if not SIMULATED:
+        cuda.current_context().deallocations.clear()  # what Numba has not given back yet
     return float(cuda.current_context().get_memory_info()[0])
 
 

@@ -62,6 +62,8 @@ def stream() -> Any:
 @contextmanager
 def on_stream(chosen: Any) -> Iterator[None]:
     """What this thread launches in the ``with`` body is queued on a stream."""
+    if not SIMULATED:
+        cuda.current_context()  # becomes this thread's: events and streams do not see to that themselves
     before, _launching.stream = stream(), chosen
     try:
         yield

@@ -33,10 +33,10 @@ class Upload:
         Of no rows it makes one that is no number, a point in no cell: CUDA has no arrays of size 0.
         """
         count = max(len(rows), 1)
+        self._sent.synchronize()  # the last frame has left the pinned memory
         if self._pinned is None or len(self._pinned) < count:
             room = (count + count // 4, self._columns)  # so that frames a little larger need no more
             self._pinned, self._there = cuda.pinned_array(room, np.float32), cuda.device_array(room, np.float32)
-        self._sent.synchronize()  # the last frame has left the pinned memory
         self._pinned[:count] = rows if len(rows) else np.nan
         target = self._there[:count]
         target.copy_to_device(self._pinned[:count], stream=stream())

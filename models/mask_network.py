@@ -70,16 +70,17 @@ class MaskNetwork:
         network: from `mask_network_of`.
         threads: CPU threads, None for all cores.
         device: whether it runs on CUDA, in float32.
+        graph: whether its kernels are launched there as a CUDA graph.
 
     Raises:
         ModelError: if the network cannot be planned, or its input or output has another size.
         NoGpuError: if the device lacks memory for it.
     """
 
-    def __init__(self, network: Network, threads: int | None = None, device: bool = False) -> None:
+    def __init__(self, network: Network, threads: int | None = None, device: bool = False, graph: bool = True) -> None:
         self._executor: TileExecutor | CudaTileExecutor
         if device:
-            self._executor = CudaTileExecutor(network, precision="float32", outputs=(MASK_NAME,))
+            self._executor = CudaTileExecutor(network, precision="float32", outputs=(MASK_NAME,), graph=graph)
         else:
             self._executor = TileExecutor(network, threads=threads, outputs=(MASK_NAME,))
         every = ActiveTiles.all(self._executor.grid_tiles)

@@ -116,15 +116,23 @@ class Predicted:
         occupied: whether something has to rise above the ground as well.
         threads: CPU threads, None for all cores.
         device: whether points are on the device.
+        graph: whether the network is launched there as a CUDA graph.
     """
 
     def __init__(
-        self, spec: BevSpec, network: Network, name: str, occupied: bool, threads: int | None, device: bool = False
+        self,
+        spec: BevSpec,
+        network: Network,
+        name: str,
+        occupied: bool,
+        threads: int | None,
+        device: bool = False,
+        graph: bool = True,
     ) -> None:
         self.ranks = name == "foreground"
         self._spec, self._channel = mask_spec(spec), CLASSES.index(name)
         self._occupancy = Occupancy(spec, device) if occupied else None
-        self._network, self._workspace = MaskNetwork(network, threads, device), Workspace(device)
+        self._network, self._workspace = MaskNetwork(network, threads, device, graph), Workspace(device)
         zeros = np.zeros(self._spec.shape[:2], np.float32)
         self._mask: Any = to_device(zeros) if device else zeros
 
@@ -153,7 +161,12 @@ class Uploaded:
 
 
 def mask_source(
-    name: str, spec: BevSpec, network: Network | None, threads: int | None = None, device: bool = False
+    name: str,
+    spec: BevSpec,
+    network: Network | None,
+    threads: int | None = None,
+    device: bool = False,
+    graph: bool = True,
 ) -> MaskSource:
     """The source of a name.
 
@@ -163,6 +176,7 @@ def mask_source(
         network: the mask network's file, where there is one.
         threads: CPU threads for it, None for all cores.
         device: whether points are, and values shall be, on the device.
+        graph: whether a mask network is launched there as a CUDA graph.
 
     Raises:
         ModelError: if it needs a mask network and there is none.
@@ -180,4 +194,4 @@ def mask_source(
         return Uploaded(found, spec) if device else found
     if network is None:
         raise ModelError(f"mask {name}: the model has no mask network beside it; expected mask occupancy or all")
-    return Predicted(spec, network, base, bool(joined), threads, device)
+    return Predicted(spec, network, base, bool(joined), threads, device, graph)

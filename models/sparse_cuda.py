@@ -7,6 +7,7 @@ kernels loop to them. What the last frame touched and this one will not is put b
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -164,7 +165,7 @@ class _TouchedTiles:
     """
 
     def __init__(self, network: TileNetwork) -> None:
-        self._network = network
+        self._network = weakref.proxy(network)  # which holds this: its memory shall go with its last user
         shape = (1, *network.grid_tiles.count, 1)
         self._zeros, self._ones = (to_device(np.full(shape, value, np.float32)) for value in (0, 1))
         self._now, self._gone = (to_device(np.zeros(shape, np.float32)) for _ in range(2))

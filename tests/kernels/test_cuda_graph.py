@@ -45,6 +45,7 @@ def driver(monkeypatch):
 def place(monkeypatch, driver):
     monkeypatch.setattr(cuda_graph, "SIMULATED", False)
     monkeypatch.setattr(cuda_graph, "load_driver", lambda: driver)
+    monkeypatch.setattr("kernels.launch.cuda.current_context", lambda: None)
     monkeypatch.setattr(
         cuda_graph, "cuda", SimpleNamespace(current_context=lambda: None, external_stream=lambda handle: handle)
     )
@@ -76,10 +77,12 @@ def test_other_arrays_have_a_graph_of_their_own(driver):
     for address, shape in ((1, (2,)), (2, (2,)), (1, (3,)), (1, (2,)), (2, (2,)), (1, (3,))):
         cache.run(lambda: queued.append(1), array(address, shape))
     assert len(queued) == 6 and driver.names.count("cuGraphInstantiateWithFlags") == 3
-    for address in range(100, 100 + 2 * MOST_GRAPHS):  # arrays that come anew with every frame
+    for address in range(100, 100 + 2 * MOST_GRAPHS):  # of streams that come and go, beside one that stays
         for _ in range(2):
             cache.run(lambda: None, array(address))
-    assert driver.names.count("cuGraphInstantiateWithFlags") == MOST_GRAPHS
+            cache.run(lambda: queued.append(1), array(1))
+    assert len(queued) == 6 and driver.names.count("cuGraphInstantiateWithFlags") == 3 + 2 * MOST_GRAPHS
+    assert driver.names.count("cuGraphExecDestroy") == 3 + 2 * MOST_GRAPHS - MOST_GRAPHS, "the others are given back"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from tools.gpu_check.stand_ins import install
 
+TOOLKIT = Path("/usr/local/cuda")
 LIMIT_S = 440.0  # after which no job is waited for
 
 
@@ -18,6 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Checks, then measures; returns 0 if all checks are good, 1 if not, 2 if no GPU can be used."""
     options = parser().parse_args(arguments)
     until_s, stand_ins = time.monotonic() + LIMIT_S, install()
+    if TOOLKIT.joinpath("nvvm").is_dir():  # where nvrtc is a package and nvvm is not, Numba looks for it nowhere else
+        os.environ.setdefault("CUDA_HOME", str(TOOLKIT))
 
     from tools.gpu_check.jobs import Subject, all_jobs
     from tools.gpu_check.workers import do_jobs, work_through

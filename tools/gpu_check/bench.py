@@ -16,6 +16,7 @@ from detector.pipeline import Pipeline
 from detector.types import Frame
 from kernels.cuda_graph import CudaGraph, GraphError
 from kernels.filters import Filters
+from kernels.gpu import free_bytes
 from kernels.launch import cuda, elapsed_ms, mark, to_device
 from kernels.reduce_mask import reduce_mask
 from kernels.residual_unit import residual_unit
@@ -196,4 +197,4 @@ def measure_dense_network(plan: Plan, dense: Any, batches: Sequence[int], rounds
 
 def free_mb() -> float:
     """Memory of the GPU that nobody uses [MB, 1e6 bytes]."""
-    return float(cuda.current_context().get_memory_info()[0]) / 1e6
+    return free_bytes() / 1e6

@@ -11,6 +11,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -94,6 +95,7 @@ def _is_missing(name: str) -> bool:
 
 def _module(module: str, **members: Any) -> ModuleType:
     made = ModuleType(module)
+    made.__spec__ = ModuleSpec(module, None)  # others ask whether it is there
     made.__dict__.update(members)
     return made
 

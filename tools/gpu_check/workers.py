@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import signal
 import subprocess
 import threading
 import time
@@ -11,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from tools.gpu_check.jobs import Job, Part, gpu_problem
+
+STOP_S = 10.0  # that a killed process has to end
 
 START_S = 60.0  # that a process may take before its first job
 MARK = "gpu_check: "  # before every answer, in case that something else is printed
@@ -65,8 +68,11 @@ class Worker:
     def stop(self) -> int:
         """Ends it, whatever it does; returns its exit status."""
         self._process.kill()
-        status = self._process.wait()
-        self._reader.join()
+        try:
+            status = self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:  # stuck in the driver, it is left behind
+            status = -signal.SIGKILL
+        self._reader.join(STOP_S)
         return status
 
 
