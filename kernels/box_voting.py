@@ -40,6 +40,7 @@ Float64 = NDArray[np.float64]
 YAW = BOX_COLUMNS - 1
 SUMS = BOX_COLUMNS + 1  # of the weighted differences, and of the weights
 WARP = 32
+ROUNDING = 1.0 + 1e-9  # so that the bound never refuses what the overlap itself would let through
 
 
 def box_voting_reference(
@@ -80,14 +81,35 @@ def _wrapped(yaw: Any) -> Any:
     return yaw + 2 * math.pi if yaw < -math.pi else yaw
 
 
+def _may_agree(a: Any, b: Any, iou_threshold: Any) -> Any:
+    """Whether two rectangles can overlap by more than that: by the box around b along the sides of a, without clipping.
+
+    The area they share, S, is at most that of this box with a; an IoU above t means S (1 + t) > t (A + B).
+    """
+    dx, dy = b[0] - a[0], b[1] - a[1]
+    squares = a[2] * a[2] + a[3] * a[3] + b[2] * b[2] + b[3] * b[3]
+    if not 2.0 * (dx * dx + dy * dy) < squares:  # circles around them do not meet, as with nearly every pair
+        return False
+    cos, sin = math.cos(a[4]), math.sin(a[4])
+    x, y = abs(cos * dx + sin * dy), abs(cos * dy - sin * dx)
+    cos, sin = abs(math.cos(b[4] - a[4])), abs(math.sin(b[4] - a[4]))
+    length, width = (cos * b[2] + sin * b[3]) / 2, (sin * b[2] + cos * b[3]) / 2
+    along = min(a[2] / 2, x + length) - max(-a[2] / 2, x - length)
+    across = min(a[3] / 2, y + width) - max(-a[3] / 2, y - width)
+    areas = a[2] * a[3] + b[2] * b[3]
+    return along > 0.0 and across > 0.0 and along * across * (1.0 + iou_threshold) * ROUNDING > iou_threshold * areas
+
+
 def _rectangle(box: Any, rectangle: Any) -> None:
     for column in range(RECTANGLE_COLUMNS):
         rectangle[column] = box[BEV_COLUMNS[column]]
 
 
-_PARTS = (_folded, _wrapped, _rectangle)
-_folded_cpu, _wrapped_cpu, _rectangle_cpu = (cpu_kernel(inline=True)(each) for each in _PARTS)
-_folded_cuda, _wrapped_cuda, _rectangle_cuda = (cuda.jit(device=True, inline="always")(each) for each in _PARTS)
+_PARTS = (_folded, _wrapped, _may_agree, _rectangle)
+_folded_cpu, _wrapped_cpu, _may_agree_cpu, _rectangle_cpu = (cpu_kernel(inline=True)(each) for each in _PARTS)
+_folded_cuda, _wrapped_cuda, _may_agree_cuda, _rectangle_cuda = (
+    cuda.jit(device=True, inline="always")(each) for each in _PARTS
+)
 
 
 @cpu_kernel()
@@ -107,9 +129,9 @@ def _box_voting_cpu(
     for index in kept:
         sums[:] = 0
         for other in range(len(boxes)):
-            # Pairs whose circles do not meet, nearly all of them, are settled before any clipping.
-            agrees = pair_iou_cpu(rectangles[index], rectangles[other], scratch) > iou_threshold
-            if agrees and scores[other] > 0:
+            if not (scores[other] > 0 and _may_agree_cpu(rectangles[index], rectangles[other], iou_threshold)):
+                continue
+            if pair_iou_cpu(rectangles[index], rectangles[other], scratch) > iou_threshold:
                 weight = np.float64(scores[other])
                 for column in range(YAW):
                     sums[column] += weight * (np.float64(boxes[other, column]) - boxes[index, column])
@@ -143,8 +165,9 @@ def _box_voting_cuda(
             sums[thread, column] = 0.0
         for other in range(thread, count[0], WARP):
             _rectangle_cuda(boxes[other], theirs)
-            agrees = pair_iou_cuda(mine, theirs, scratch) > iou_threshold
-            if agrees and scores[other] > np.float32(0):
+            if not (scores[other] > np.float32(0) and _may_agree_cuda(mine, theirs, iou_threshold)):
+                continue
+            if pair_iou_cuda(mine, theirs, scratch) > iou_threshold:
                 weight = np.float64(scores[other])
                 for column in range(YAW):
                     sums[thread, column] += weight * (np.float64(boxes[other, column]) - boxes[index, column])

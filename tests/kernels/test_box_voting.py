@@ -67,13 +67,13 @@ def test_scores_that_are_no_weights_have_no_vote():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(0, 60))
-def test_kernel_equals_reference(seed, count):
+@given(st.integers(0, 2**32 - 1), st.integers(0, 60), st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.8]))
+def test_kernel_equals_reference(seed, count, iou_threshold):
     rng = np.random.default_rng(seed)
     boxes = rng.uniform((0, 0, -1, 3, 1.5, 1, -np.pi), (9, 9, 0, 5, 2.2, 2, np.pi), (count, 7)).astype(np.float32)
     scores = rng.random(count).astype(np.float32)
     kept = nms(boxes, scores, 0.3, 20)
-    voted = vote(boxes, scores, kept, 0.2)
+    voted = vote(boxes, scores, kept, iou_threshold)
     others = np.setdiff1d(np.arange(count), kept)
     np.testing.assert_array_equal(voted[others], boxes[others])
 
