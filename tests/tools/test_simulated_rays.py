@@ -230,7 +230,7 @@ def test_rough_ground_by_brute_force(seed, spread):
     rng = np.random.default_rng(seed)
     height = rng.normal(0, spread, (150, 150)).astype(np.float32)
     rough = Surface(np.array([-15.1, -14.9]), 0.2, height, np.zeros(height.shape, np.uint8))
-    azimuth, elevation = rng.uniform(-np.pi, np.pi, 8), -rng.uniform(0.12, 0.6, 6)
+    azimuth, elevation = rng.uniform(-np.pi, np.pi, 8), -rng.uniform(0.14, 0.6, 6)
     found = cast_level(Solids.join([]), np.sort(azimuth), elevation, (0.0, 0.0, 1.9), rough)
     steps, apart = np.arange(0.0, 17.0, 0.002), []
     for a, column in zip(np.sort(azimuth), found.range_m[..., 0], strict=True):
@@ -245,8 +245,7 @@ def test_rough_ground_by_brute_force(seed, spread):
             apart.append(abs(z - float(ground)))
             if spread < 0.01:
                 assert distance == pytest.approx(first, abs=0.25)
-    # The refinement ends early where a ray crosses the ground several times within a cell.
-    assert np.quantile(apart, 0.9) < 1e-3 and max(apart) < 2 * spread
+    assert max(apart) < 1e-5
 
 
 def test_nearest_of_ground_and_solids():

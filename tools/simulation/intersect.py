@@ -23,7 +23,7 @@ CROWN_COSINE = 0.7  # leaves turn every way: the mean
 SOLID_DRAWS = 64
 
 BLOCK = 16  # cells along a side of the blocks that bound the heights of the ground
-_REFINEMENTS, _CLOSE_M = 10, 1e-6
+_REFINEMENTS, _CLOSE_M = 100, 1e-6  # a ray that crosses the ground several times within a cell takes dozens
 _NUDGE_M = 1e-7  # past the border of a block, so that rounding does not keep a ray in it
 
 
