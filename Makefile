@@ -8,7 +8,10 @@ DEMO_FRAMES := 20
 FUZZ_TARGETS := config label calibration frame network
 FUZZ_SECONDS := 300
 
-.PHONY: setup demo test fuzz lint clean
+WEIGHTS := runs/weights
+TRAIN_OPTIONS :=
+
+.PHONY: setup demo test fuzz lint weights clean
 setup: $(VENV)/.done-$(RUNTIME)
 
 # What stands after ".done-" is the list of extras.
@@ -37,6 +40,52 @@ lint: $(VENV)/.done-test,$(RUNTIME)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The shipped weights anew, in runs/weights: make weights KITTI=FOLDER DRIVE_0005=FOLDER (docs/training.md).
+# It goes on where it was stopped. TRAIN_OPTIONS="--steps 2" tries all of it in minutes.
+TRAIN := $(BIN)/python -m tools.train
+NEEDED = $(error make weights needs KITTI=FOLDER and DRIVE_0005=FOLDER)
+REAL = --data '$(or $(KITTI),$(NEEDED))@configs/splits/kitti_train.txt' --data '$(or $(DRIVE_0005),$(NEEDED))'
+VAL = --val '$(or $(KITTI),$(NEEDED))@configs/splits/kitti_val.txt'
+DONE = touch '$@'
+
+weights: $(WEIGHTS)/SHA256SUMS
+
+$(WEIGHTS)/frames/.done: | $(VENV)/.done-train,$(RUNTIME)
+	@: $(REAL) # what is missing is told now, not in an hour
+	rm -rf '$(@D)'
+	$(BIN)/roadblocks sample '$(@D)' --frames 1002 --seed 100 --step 3 --frames-per-world 3
+	$(DONE)
+
+$(WEIGHTS)/sweeps/.done: | $(VENV)/.done-train,$(RUNTIME)
+	rm -rf '$(@D)'
+	$(BIN)/roadblocks sample '$(@D)' --full --frames 300 --seed 200 --step 3 --frames-per-world 3
+	$(DONE)
+
+$(WEIGHTS)/simulated/.done: $(WEIGHTS)/frames/.done
+	$(TRAIN) run --config train/simulated --simulated $(WEIGHTS)/frames --out '$(@D)' $(TRAIN_OPTIONS)
+	$(DONE)
+
+$(WEIGHTS)/kitti/.done: $(WEIGHTS)/simulated/.done
+	$(TRAIN) run --config train/kitti --init $(WEIGHTS)/simulated --out '$(@D)' \
+	  $(REAL) --simulated $(WEIGHTS)/frames $(VAL) $(TRAIN_OPTIONS)
+	$(DONE)
+
+$(WEIGHTS)/surround/.done: $(WEIGHTS)/kitti/.done $(WEIGHTS)/sweeps/.done
+	$(TRAIN) run --config train/surround --init $(WEIGHTS)/kitti --out '$(@D)' \
+	  $(REAL) --simulated $(WEIGHTS)/sweeps $(VAL) $(TRAIN_OPTIONS)
+	$(DONE)
+
+$(WEIGHTS)/mask/.done: | $(VENV)/.done-train,$(RUNTIME)
+	$(TRAIN) mask $(REAL) --out '$(@D)' $(TRAIN_OPTIONS)
+	$(DONE)
+
+$(WEIGHTS)/%.onnx: $(WEIGHTS)/%/.done $(WEIGHTS)/mask/.done
+	$(TRAIN) export $(WEIGHTS)/$* '$@' $(VAL)
+	$(TRAIN) export-mask $(WEIGHTS)/mask '$@'
+
+$(WEIGHTS)/SHA256SUMS: $(WEIGHTS)/kitti.onnx $(WEIGHTS)/surround.onnx
+	cd $(WEIGHTS) && sha256sum *.onnx > SHA256SUMS
 
 clean:
 	rm -rf $(VENV) demo
