@@ -36,9 +36,15 @@ MAX_NUMBER = 1e15  # of any value: beyond, floats and the kernels' integers give
 class SensorConfig:
     """How the points reach the pipeline."""
 
-    crop_to_camera: bool = True  # keep only what the camera sees, where there is a calibration
+    # Keep only what the camera sees, where there is a calibration. None: for networks that look ahead only, because
+    # they were trained so.
+    crop_to_camera: bool | None = None
     height_m: float | None = None  # of the points' origin above the ground; None: as the network was trained
     intensity_scale: float = 1.0  # factor that makes intensities span 0..1
+
+    def crops(self, all_round: bool) -> bool:
+        """Whether a network, one that looks all round or not, gets only what the camera sees."""
+        return not all_round if self.crop_to_camera is None else self.crop_to_camera
 
 
 @dataclass(frozen=True)

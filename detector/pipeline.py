@@ -177,6 +177,11 @@ class Pipeline:
         return tiles.copy()
 
     @property
+    def crops_to_camera(self) -> bool:
+        """Whether points that the camera does not see are left out, where there is a calibration."""
+        return self.config.sensor.crops(self.spec.all_round)
+
+    @property
     def frames_ahead(self) -> int:
         """How many frames may be started before the first of them is finished, to keep a GPU busy."""
         return int(self._on_device and not self._budget.limited)
@@ -228,7 +233,7 @@ class Pipeline:
             found = boxes()
             ran = found.tiles
             self._budget.learn(len(ran), 1e3 * (time.perf_counter() - start_s), left_out)
-        camera = frame.calibration if self.config.sensor.crop_to_camera else None
+        camera = frame.calibration if self.crops_to_camera else None
         warnings = frame.warnings + check_seen(frame.points, frame.where, self.spec, camera)
         times, counts = clock.elapsed_ms, (len(ran), ran.spec.total, left_out)
         detections = self._detections(found)
@@ -347,7 +352,7 @@ class Pipeline:
     def _in_view(self, frame: Frame) -> NDArray[np.float32]:
         """The points that count, as the network's LiDAR would give them."""
         points = frame.points
-        if frame.calibration is not None and self.config.sensor.crop_to_camera:
+        if frame.calibration is not None and self.crops_to_camera:
             inside = frame.calibration.in_view(points)
             points = points if inside.all() else points[inside]
         return self._mounting.to_network(points)

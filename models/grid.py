@@ -54,6 +54,11 @@ class BevSpec:
             raise ModelError(f"BEV grid: {self.rows}×{self.cols}×{self.channels} cells, expected at most {MAX_VALUES}")
 
     @property
+    def all_round(self) -> bool:
+        """Whether the grid goes on behind the sensor."""
+        return self.x_min_m < 0
+
+    @property
     def rows(self) -> int:
         """Cells along x."""
         return round((self.x_max_m - self.x_min_m) / self.cell_m)

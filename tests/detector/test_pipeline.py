@@ -7,9 +7,10 @@ import pytest
 
 from detector import Config, Frame, Pipeline, load_config
 from detector.calibration import Calibration
+from detector.config import SensorConfig
 from detector.errors import ConfigError, FrameError, ModelError
 from detector.stages import STAGES, Stage, StageClock, summarize
-from tests.tiny_network import CAR_SIZE, patch_points, write_model
+from tests.tiny_network import CAR_SIZE, INFO, SPEC, patch_points, tiny_model, write_model
 
 AXES = np.array([[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])  # camera_from_lidar
 PROJECTION = np.array([[1, 0, 50, 0], [0, 1, 50, 0], [0, 0, 1, 0.0]])
@@ -55,6 +56,17 @@ def test_points_outside_the_camera_view_are_cropped(pipeline):
     sensor = dataclasses.replace(pipeline.config.sensor, crop_to_camera=False)
     uncropped = Pipeline(dataclasses.replace(pipeline.config, sensor=sensor))
     assert len(uncropped.detect(Frame(points, calibration=BLIND)).detections) == 1
+
+
+def test_cropped_by_default_where_the_network_looks_ahead_only(pipeline, tmp_path):
+    spec = dataclasses.replace(SPEC, x_min_m=-SPEC.x_max_m)
+    path = write_model(tmp_path / "round.onnx", tiny_model(spec=spec), dataclasses.replace(INFO, grid=spec))
+    around = Pipeline(Config(model=str(path), device="cpu"))
+    assert pipeline.crops_to_camera and not around.crops_to_camera
+    blind = Frame(patch_points(row=1, col=1), calibration=BLIND)
+    assert [len(each.detect(blind).detections) for each in (pipeline, around)] == [0, 1]
+    cropped = dataclasses.replace(around.config, sensor=SensorConfig(crop_to_camera=True))
+    assert len(Pipeline(cropped).detect(blind).detections) == 0
 
 
 @pytest.mark.parametrize("calibration", [None, WIDE])

@@ -9,18 +9,19 @@ from click.testing import CliRunner
 from PIL import Image
 
 from detector.boxes import labels_from_boxes
-from detector.config import load_config
+from detector.config import Config
 from detector.labels import KittiLabels
 from detector.matching import ANY_HEIGHT, METRICS, FramePair
 from detector.pipeline import Pipeline
 from models.network import load_network
-from tests.tiny_network import WIDE, tiny_model, write_model, write_wide_model
+from tests.tiny_network import INFO, SPEC, WIDE, patch_points, tiny_model, write_model, write_wide_model
 from tools.benchmark import cards, failures
 from tools.benchmark.__main__ import main
 from tools.benchmark.failure_cases import (
     NEAR_CAR,
     NOTHING,
     UNLABELLED,
+    Scene,
     Thing,
     describe,
     missed_counts,
@@ -32,6 +33,7 @@ from tools.benchmark.failure_page import failure_text
 from tools.simulation.drive import camera_calibration, simulate_drive
 from tools.simulation.labels import label_all_round
 from tools.simulation.sensor import load_sensor
+from tools.training.dataset import LabelledFrame
 
 CALIBRATION = camera_calibration(load_sensor("hdl64e"))
 CAR = Thing("Car", 10.0, 100, 0, 0.0, 1.0, counted=True, found=True, well_placed=True)
@@ -121,6 +123,24 @@ def test_what_false_alarms_stand_on():
     assert stands_on(alarms, KittiLabels.empty()) == [NOTHING] * 4
 
 
+@pytest.mark.parametrize("surround", [False, True])
+def test_what_nobody_labelled_is_no_false_alarm(tmp_path, surround):
+    """A car behind the camera counts where labels are all round."""
+    around = replace(SPEC, x_min_m=-SPEC.x_max_m)
+    path = write_model(tmp_path / "round.onnx", tiny_model(spec=around), replace(INFO, grid=around))
+    nobody = LabelledFrame(
+        "0",
+        patch_points() - np.float32([SPEC.x_max_m, 0, 0, 0]),
+        np.zeros((0, 7), np.float32),
+        np.zeros(0, bool),
+        KittiLabels.empty(),
+        CALIBRATION,
+        surround,
+    )
+    scene = Scene.of(nobody, Pipeline(Config(model=str(path), device="cpu")))
+    assert scene.result.detections.boxes[0, 0] < 0 and scene.false_alarms == ((NOTHING,) if surround else ())
+
+
 def test_the_worst_frames_are_of_both_kinds():
     class Stub:
         def __init__(self, missed, false):
@@ -197,4 +217,3 @@ def test_frames_all_round_are_whole_turns():
     (around,) = failures.simulated_frames(1, 3, True)
     assert (front.points[:, 0] > 0).all() and (around.points[:, 0] < -5).any()
     assert len(around.boxes) > len(front.boxes)
-    assert Pipeline.from_config(load_config("kitti")).config.sensor.crop_to_camera

@@ -32,7 +32,8 @@ def test_turns_are_rotations(quarters):
     assert np.array_equal(turned(boxes[:, :4], quarters)[:, 2:], boxes[:, 2:4]), "points have no yaw"
 
 
-def test_every_place_is_looked_at_once():
+@pytest.mark.parametrize("all_round", [False, True])
+def test_every_place_is_looked_at_once(all_round):
     azimuth = np.linspace(-np.pi, np.pi, 97)[:-1] + 0.01  # none on a border
     places = np.column_stack([20 * np.cos(azimuth), 20 * np.sin(azimuth)])
     points = np.column_stack([places, np.full(96, -1.0), np.full(96, 0.5)]).astype(np.float32)
@@ -41,7 +42,7 @@ def test_every_place_is_looked_at_once():
         boxes = boxes_at(*points[:, :2])
         return SimpleNamespace(detections=Detections(boxes, points[:, 3], ("Car",) * len(boxes)))
 
-    boxes, scores = detect_around(SimpleNamespace(detect=detect), points)
+    boxes, scores = detect_around(SimpleNamespace(detect=detect, spec=SimpleNamespace(all_round=all_round)), points)
     assert len(boxes) == len(scores) == 96
     found = boxes[np.lexsort((boxes[:, 1], boxes[:, 0].round(4)))][:, :2]
     np.testing.assert_allclose(found, places[np.lexsort((places[:, 1], places[:, 0].round(4)))], atol=1e-4)

@@ -18,9 +18,10 @@ from detector.config import BudgetConfig, Config, MaskConfig, load_config
 from detector.matching import DIFFICULTIES, FramePair
 from detector.pipeline import Pipeline
 from detector.types import Frame
+from tools.benchmark.labelled import frames_for
 from tools.benchmark.mask_sources import FOUND
 from tools.benchmark.report import emit, origin, warn_if_busy
-from tools.training.dataset import LabelledFrame, load_frames
+from tools.training.dataset import LabelledFrame
 
 SOURCES = ("foreground", "occupancy")  # one that says how likely tiles are, and one that goes by nearness alone
 TILES = (50, 100, 200, 400)
@@ -88,7 +89,8 @@ def budgets(source: Path, split: Path | None, name: str, json_file: str | None) 
     python -m tools.benchmark budgets $KITTI
     """
     warn_if_busy()
-    config, frames = load_config(name), load_frames(source, split)
+    config = load_config(name)
+    frames = frames_for(config, source, split)
     limits = [BudgetConfig(), *(BudgetConfig(tiles=tiles) for tiles in TILES)]
     runs = [(MaskConfig(each), limit, 1) for each in SOURCES for limit in limits]
     runs += [(MaskConfig(SOURCES[0]), BudgetConfig(ms=ms), LAPS) for ms in BUDGETS_MS]

@@ -49,8 +49,8 @@ def outdated(record: Mapping[str, Any], network: Network) -> str:
 def purpose(info: NetworkInfo) -> str:
     """What it finds, and where."""
     grid = info.grid
-    ahead = f"from {-grid.x_min_m:g} m behind" if grid.x_min_m < 0 else f"from {grid.x_min_m:g}"
-    where = "all round" if grid.x_min_m < 0 else "ahead of the sensor only"
+    ahead = f"from {-grid.x_min_m:g} m behind" if grid.all_round else f"from {grid.x_min_m:g}"
+    where = "all round" if grid.all_round else "ahead of the sensor only"
     return (
         f"Finds {', '.join(info.classes)} {where}: {ahead} to {grid.x_max_m:g} m ahead, {-grid.y_min_m:g} m to the "
         f"right and {grid.y_max_m:g} m to the left of a LiDAR {-info.ground_z_m:g} m above the ground "

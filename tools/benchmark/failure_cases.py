@@ -89,7 +89,7 @@ class Scene:
         result = pipeline.detect(Frame(frame.points, frame.id, calibration=frame.calibration))
         detections = result.detections
         found, seen = labels_from_boxes(detections.boxes, frame.calibration, detections.labels, detections.scores)
-        if pipeline.config.sensor.crop_to_camera:
+        if not frame.surround:  # labelled where the camera looks
             found = found.select(seen)
         pair, score = FramePair(found, frame.labels), pipeline.network.info.display_score
         fates, strict = (pair.fates(metric, ANY_HEIGHT, score) for metric in (FOUND, WELL_PLACED))

@@ -32,12 +32,13 @@ def failure_text(record: Mapping[str, Any], file: str, config: str = "") -> str:
 def summary(record: Mapping[str, Any]) -> str:
     """How many cars are found and how many boxes are false."""
     everything, false = record["recall"][0], sum(record["false_alarms"].values())
-    what = "recorded"
+    what, where = "recorded", "of any size in the image"
     if record["simulated"]:
-        what = "simulated all-round" if record["simulated"]["all_round"] else "simulated"
+        what = "simulated"
+        where = "all round" if record["simulated"]["all_round"] else where
     return (
         f"**Failures on {record['frames']} {what} frames**, sparse, at the display score. Of {everything['cars']} "
-        f"labelled cars of any size in the image **{everything['cars'] - everything['found']} are missed** (no box "
+        f"labelled cars {where} **{everything['cars'] - everything['found']} are missed** (no box "
         f"overlaps them by half, seen from above); of the {everything['found']} found, "
         f"{everything['found'] - everything['well_placed']} are placed too badly for KITTI's 0.7. "
         f"**False alarms: {false}.**"

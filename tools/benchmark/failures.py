@@ -18,11 +18,11 @@ from detector.labels import CAR
 from detector.pipeline import Pipeline
 from detector.view import render_bev
 from tools.benchmark.failure_cases import Scene, false_alarm_counts, missed_counts, recall_rows, worst
-from tools.benchmark.labelled import identity
+from tools.benchmark.labelled import frames_for, identity
 from tools.benchmark.report import emit, origin
 from tools.simulation.drive import simulate_drive
 from tools.simulation.labels import label_all_round
-from tools.training.dataset import LabelledFrame, load_frames
+from tools.training.dataset import LabelledFrame
 
 SEED = 900  # of worlds that no network was trained on
 STEP_S, FRAMES_PER_WORLD = 6.0, 2
@@ -37,7 +37,7 @@ def simulated_frames(count: int, seed: int, all_round: bool) -> Iterator[Labelle
         kept = labels.select(np.array([name != "DontCare" for name in labels.types], bool))
         boxes = boxes_from_labels(kept, calibration).astype(np.float32)
         counted = np.array([name == CAR for name in kept.types], bool)
-        yield LabelledFrame(made.frame.id, made.frame.points, boxes, counted, labels, calibration)
+        yield LabelledFrame(made.frame.id, made.frame.points, boxes, counted, labels, calibration, surround=all_round)
 
 
 def draw(scene: Scene, pipeline: Pipeline, what: str, file: Path) -> dict[str, Any]:
@@ -115,8 +115,8 @@ def failures(
     """
     pipeline = Pipeline.from_config(load_config(name))
     network = pipeline.network
-    all_round = not pipeline.config.sensor.crop_to_camera
-    frames = load_frames(source, split) if source else simulated_frames(count, seed, all_round)
+    all_round = not pipeline.crops_to_camera
+    frames = frames_for(pipeline.config, source, split) if source else simulated_frames(count, seed, all_round)
     scenes = [Scene.of(frame, pipeline) for frame in track(frames, "frames", console=messages, transient=True)]
     chosen = worst(scenes, number)
     things = [thing for scene in scenes for thing in scene.things]

@@ -29,9 +29,10 @@ from detector.types import Frame
 from kernels.tiles import ActiveTiles
 from models.grid import BevSpec
 from models.masks import MAP, PREFERRED, SOURCES
+from tools.benchmark.labelled import frames_for
 from tools.benchmark.mask_plot import draw_tradeoff
 from tools.benchmark.report import emit, origin, warn_if_busy
-from tools.training.dataset import LabelledFrame, load_frames
+from tools.training.dataset import LabelledFrame
 from tools.training.targets import vehicle_cells
 
 MARGINS_M = (0.0, 0.4, 0.8, 1.2, 1.6, 2.4, 3.0)
@@ -208,7 +209,8 @@ def masks(
     python -m tools.benchmark masks $KITTI --split configs/splits/kitti_val.txt
     """
     warn_if_busy()
-    config, frames = load_config(name), load_frames(source, split)
+    config = load_config(name)
+    frames = frames_for(config, source, split)
     chosen = sources or [each for each in SOURCES if each != MAP]
     comparison = Comparison(MaskRun.of(replace(config, mask=MaskConfig("all")), frames), frames)
     plain = [MaskConfig(each) for each in chosen]

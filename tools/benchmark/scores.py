@@ -17,10 +17,9 @@ from detector.evaluate import Rates, best_f1_score, frame_pairs, match_counts
 from detector.labels import KittiLabels
 from detector.matching import DIFFICULTIES, METRICS, FramePair
 from detector.pipeline import Pipeline
-from tools.benchmark.labelled import detect_labels, identity
+from tools.benchmark.labelled import detect_labels, frames_for, identity
 from tools.benchmark.report import emit, origin
 from tools.benchmark.score_plot import draw_scores
-from tools.training.dataset import load_frames
 
 METRIC, DIFFICULTY = "bev", "moderate"  # as `best_f1_score`, whose threshold networks carry
 STEP = 0.05  # of thresholds
@@ -119,7 +118,8 @@ def scores(source: Path, split: Path | None, name: str, plot: Path | None, json_
     \b
     python -m tools.benchmark scores $KITTI --split configs/splits/kitti_val.txt --plot docs/scores.png
     """
-    config, frames = load_config(name), load_frames(source, split)
+    config = load_config(name)
+    frames = frames_for(config, source, split)
     truth, runs = [frame.labels for frame in frames], []
     for execution in ("dense", "sparse"):
         pipeline = Pipeline.from_config(replace(config, execution=execution))

@@ -25,7 +25,7 @@ MIN_POINTS_TO_PASTE = 10
 
 @dataclass(frozen=True)
 class LabelledFrame:
-    """One frame where its labels are complete: a recorded one cropped to the camera's view, or a whole sweep.
+    """One frame with its labels.
 
     Attributes:
         id: frame name.
@@ -34,7 +34,7 @@ class LabelledFrame:
         counted: (M,) bool: cars to learn; the others are left out of the loss.
         labels: everything the label file says.
         calibration: camera calibration.
-        surround: whether the points are a whole sweep, and the boxes all round; the labels are ahead either way.
+        surround: whether the boxes are complete all round, or where the camera looks only.
     """
 
     id: str
@@ -74,13 +74,18 @@ def parse_data(text: str) -> tuple[Path, Path | None]:
     return Path(folder), Path(split) if split else None
 
 
-def load_frames(folder: Path, split: Path | None = None) -> list[LabelledFrame]:
-    """The labelled frames of a KITTI object folder, cropped to the camera's view; ``split`` lists the ids to take.
+def load_frames(folder: Path, split: Path | None = None, cropped: bool = True) -> list[LabelledFrame]:
+    """The labelled frames of a KITTI object folder.
+
+    Args:
+        folder: as `detector.sources.open_sources` takes it.
+        split: lists the ids to take; None: all.
+        cropped: only the points that the camera sees, which is where the labels are.
 
     Raises:
         RoadblocksError: if the folder, a frame or a label cannot be read, or a listed id is missing.
     """
-    return [_load_front(file) for file in _labelled_files(folder, split)]
+    return [_load_front(file, cropped) for file in _labelled_files(folder, split)]
 
 
 def load_simulated(folder: Path, split: Path | None = None) -> list[LabelledFrame]:
@@ -135,9 +140,10 @@ def _load(file: FrameFile) -> tuple[Frame, KittiLabels, Calibration]:
     return frame, read_labels(file.label_path), frame.calibration
 
 
-def _load_front(file: FrameFile) -> LabelledFrame:
+def _load_front(file: FrameFile, cropped: bool = True) -> LabelledFrame:
     frame, labels, calibration = _load(file)
-    return front_frame(frame.id, frame.points[calibration.in_view(frame.points)], labels, calibration)
+    points = frame.points[calibration.in_view(frame.points)] if cropped else frame.points
+    return front_frame(frame.id, points, labels, calibration)
 
 
 def front_frame(
