@@ -59,7 +59,7 @@ $(WEIGHTS)/frames/.done: | $(VENV)/.done-train,$(RUNTIME)
 
 $(WEIGHTS)/sweeps/.done: | $(VENV)/.done-train,$(RUNTIME)
 	rm -rf '$(@D)'
-	$(BIN)/roadblocks sample '$(@D)' --full --frames 300 --seed 200 --step 3 --frames-per-world 3
+	$(BIN)/roadblocks sample '$(@D)' --full --frames 900 --seed 200 --step 3 --frames-per-world 3
 	$(DONE)
 
 $(WEIGHTS)/simulated/.done: $(WEIGHTS)/frames/.done

@@ -55,14 +55,14 @@ log = logging.getLogger("roadblocks.train")
 DATA_LICENCE = "CC BY-NC-SA 3.0 (trained on KITTI: non-commercial)"
 
 
-def _frames(data: tuple[str, ...]) -> list[LabelledFrame]:
-    """Frames of KITTI folders and packed ones."""
+def _frames(data: tuple[str, ...], cropped: bool = True) -> list[LabelledFrame]:
+    """Frames of KITTI folders, cropped to the camera's view or not, and packed ones, which are."""
     found = []
     for text in data:
         path, split = parse_data(text)
         if path.suffix == PACK_SUFFIX and split:
             raise ConfigError(f"{text}: a packed file has no splits; expected it without @SPLIT: pack what you need")
-        found += read_pack(path) if path.suffix == PACK_SUFFIX else load_frames(path, split)
+        found += read_pack(path) if path.suffix == PACK_SUFFIX else load_frames(path, split, cropped)
     return found
 
 
@@ -107,8 +107,8 @@ def main() -> None:
 @click.option("--simulated", multiple=True, help="Folder of `roadblocks sample` to train on, FOLDER or FOLDER@SPLIT.")
 @click.option(
     "--init",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder of a run whose averaged weights a new run starts from.",
+    type=click.Path(path_type=Path, exists=True),
+    help="Weights to start from: a run's folder, or a network, such as models/kitti.onnx.",
 )
 @click.option("--val", multiple=True, help="What to validate on, likewise.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
@@ -132,7 +132,7 @@ def run(
         settings = replace(settings, steps=steps)
     if threads:
         torch.set_num_threads(threads)
-    val_frames = _frames(val)
+    val_frames = _frames(val, cropped=not settings.grid.all_round)
     sweeps = [frame for text in simulated for frame in load_simulated(*parse_data(text))]
 
     def on_validate(trainer: Trainer) -> None:
@@ -164,7 +164,8 @@ def export(run_folder: Path, onnx_file: Path, val: tuple[str, ...]) -> None:
     if not trainer.step:
         raise ConfigError(f"{run_folder}: holds no {CHECKPOINT}; expected a folder of `tools.train run`")
     network = trainer.average.module
-    found = validate(network, _info(trainer, onnx_file.stem), _frames(val))
+    val_frames = _frames(val, cropped=not trainer.config.grid.all_round)
+    found = validate(network, _info(trainer, onnx_file.stem), val_frames)
     export_detector(network, _info(trainer, onnx_file.stem, found, values.get("data")), onnx_file)
     log.info(
         "%s: BEV AP moderate %.1f, best F1 %.3f at %.2f",

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -25,7 +26,14 @@ from tools.training import trainer  # noqa: E402
 from tools.training.export import export_detector  # noqa: E402
 from tools.training.loss import detection_loss  # noqa: E402
 from tools.training.network import REGRESSION_MEAN, REGRESSION_STD, ExportedDetector  # noqa: E402
-from tools.training.trainer import NetworkConfig, TrainConfig, Trainer, build_network, train  # noqa: E402
+from tools.training.trainer import (  # noqa: E402
+    NetworkConfig,
+    TrainConfig,
+    Trainer,
+    build_network,
+    initial_weights,
+    train,
+)
 
 SPEC = BevSpec(x_max_m=12.8, y_min_m=-6.4, y_max_m=6.4)
 SMALL = TrainConfig(
@@ -181,7 +189,8 @@ def test_recipes_load_and_know_their_grid(name, shape):
 def test_a_run_resumes_and_learns(tmp_path):
     frames = [frame_with_a_car(np.random.default_rng(seed)) for seed in range(2)]
     seen = []
-    trainer = train(SMALL, TrainingData.of(frames, []), tmp_path, lambda trainer: seen.append(trainer.step))
+    data = TrainingData.of(frames, [])
+    trainer = train(SMALL, data, tmp_path, lambda trainer: seen.append(trainer.step))
     assert trainer.step == 4 and seen == [4]
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["train"]["seed"] == 0 and config["train"]["grid"]["x_max_m"] == 12.8
@@ -190,10 +199,11 @@ def test_a_run_resumes_and_learns(tmp_path):
     for name, value in resumed.network.state_dict().items():
         assert torch.equal(value.cpu(), trainer.network.state_dict()[name].cpu()), name
     assert trainer.learning_rate() < 1e-3 < SMALL.learning_rate
-    started = Trainer(SMALL, tmp_path / "new", init=tmp_path)
+    started = Trainer(SMALL, tmp_path / "new", lambda: initial_weights(tmp_path, SMALL, data))
     assert started.step == 0
     for name, value in started.network.state_dict().items():
         assert torch.equal(value, trainer.average.module.state_dict()[name]), name
-    assert Trainer(SMALL, tmp_path, init=tmp_path / "nowhere").step == 4, "a run that goes on needs no start any more"
+    nowhere = partial(initial_weights, tmp_path / "nowhere", SMALL, data)
+    assert Trainer(SMALL, tmp_path, nowhere).step == 4, "a run that goes on needs no start any more"
     with pytest.raises(ConfigError, match=r"checkpoint.pt: No such file.*tools.train run"):
-        Trainer(SMALL, tmp_path / "new", init=tmp_path / "nowhere")
+        Trainer(SMALL, tmp_path / "new", nowhere)

@@ -7,8 +7,9 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from detector.files import write_json, write_whole
 from detector.machine import revision
 from models.grid import BevSpec
 from tools.training.dataset import TrainingData
+from tools.training.initial import EXPORTED, SAMPLES, exported_weights
 from tools.training.loss import detection_loss
 from tools.training.network import BevDetector
 from tools.training.samples import SampleConfig, SampleMaker
@@ -65,17 +67,50 @@ def build_network(config: TrainConfig) -> BevDetector:
     return network.to(memory_format=torch.channels_last)
 
 
-class Trainer:
-    """One run: network, its moving average, optimiser, step; saved to and resumed from a folder."""
+def read_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What `Trainer.save` wrote.
 
-    def __init__(self, config: TrainConfig, folder: Path, init: Path | None = None) -> None:
+    Raises:
+        ConfigError: if there is none.
+    """
+    try:
+        state: dict[str, Any] = torch.load(folder / CHECKPOINT, map_location=device, weights_only=True)
+    except OSError as error:
+        raise ConfigError(f"{folder / CHECKPOINT}: {error.strerror}; expected a folder of `tools.train run`") from error
+    return state
+
+
+def load_weights(network: BevDetector, state: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Sets a network's weights to those of the run in ``folder``.
+
+    Raises:
+        ConfigError: if they are of another network.
+    """
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{folder / CHECKPOINT}: holds another network than the configuration's; expected the same widths and "
+            "units, choose another folder"
+        ) from error
+
+
+class Trainer:
+    """One run: network, its moving average, optimiser, step; saved to and resumed from a folder.
+
+    A new run starts from what ``init`` gives: weights as `BevDetector.state_dict` has them.
+    """
+
+    def __init__(
+        self, config: TrainConfig, folder: Path, init: Callable[[], Mapping[str, torch.Tensor]] | None = None
+    ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.folder, self.step = config, folder, 0
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = build_network(config).to(self.device)
         resumes = (folder / CHECKPOINT).exists()
         if init and not resumes:
-            self._load(self.network, self._read(init)["average"], init, prefix="module.")
+            self.network.load_state_dict(init())
         decay = config.average_decay
         self.average = torch.optim.swa_utils.AveragedModel(
             self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay), use_buffers=True
@@ -86,28 +121,9 @@ class Trainer:
         if resumes:
             self._resume()
 
-    def _read(self, folder: Path) -> dict[str, Any]:
-        try:
-            state: dict[str, Any] = torch.load(folder / CHECKPOINT, map_location=self.device, weights_only=True)
-        except OSError as error:
-            raise ConfigError(
-                f"{folder / CHECKPOINT}: {error.strerror}; expected a folder of `tools.train run`"
-            ) from error
-        return state
-
-    def _load(self, network: BevDetector, state: dict[str, Any], folder: Path, prefix: str = "") -> None:
-        values = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        try:
-            network.load_state_dict(values)
-        except RuntimeError as error:
-            raise ConfigError(
-                f"{folder / CHECKPOINT}: holds another network than the configuration's {self.config.network}; "
-                "expected the same, choose another folder"
-            ) from error
-
     def _resume(self) -> None:
-        state = self._read(self.folder)
-        self._load(self.network, state["network"], self.folder)
+        state = read_checkpoint(self.folder, self.device)
+        load_weights(self.network, state["network"], self.folder)
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
@@ -164,6 +180,23 @@ class Trainer:
         return logits[:-1], regression[:-1]
 
 
+def initial_weights(init: Path, config: TrainConfig, data: TrainingData) -> dict[str, torch.Tensor]:
+    """The averaged weights of a run's folder, or those of an exported network; batch norms of the latter see ``data``.
+
+    Raises:
+        ConfigError: if there is no such run or file, or it is of another network.
+    """
+    network = build_network(config)
+    if init.suffix == EXPORTED:
+        samples = SampleMaker(data, config.grid, config.samples, config.seed, SAMPLES)
+        grids = (torch.from_numpy(grid).permute(2, 0, 1)[None] for grid, *_ in samples)
+        return exported_weights(init, network, grids)
+    average = read_checkpoint(init)["average"]
+    values = {key.removeprefix("module."): value for key, value in average.items() if key.startswith("module.")}
+    load_weights(network, values, init)
+    return network.state_dict()
+
+
 def train(
     config: TrainConfig,
     data: TrainingData,
@@ -174,10 +207,10 @@ def train(
     """Runs, or goes on with, a training; leaves `checkpoint.pt`, `config.json` and `curve.jsonl` in ``folder``.
 
     ``on_validate`` is called every ``config.validate_every`` steps and at the end. A new run starts from the averaged
-    weights of the folder ``init``, if given.
+    weights of the run ``init``, or from the exported network of that name, if given.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(config, folder, init)
+    trainer = Trainer(config, folder, partial(initial_weights, init, config, data) if init else None)
     _cut_curve(folder / CURVE, trainer.step)
     frames = {"recorded_frames": len(data.real), "simulated_frames": len(data.simulated)}
     facts = {"data": frames, "init": init and init.name, "revision": revision()}
