@@ -5,14 +5,17 @@ import re
 from importlib import metadata
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
+from onnx import numpy_helper
 
 from detector import paired
 from detector.errors import MissingExtraError, RoadblocksError
 from kernels.table import OPS
 from kernels.voxelize import voxelize_reference
 from models.masks import LIMITS
+from models.network import SCORE_NAME, load_network
 from tools.benchmark import claims, docs, pages, timing
 from tools.benchmark.__main__ import COMMANDS, main
 from tools.benchmark.claims import GRID, Claim, read_frames
@@ -76,6 +79,29 @@ def test_accuracy_of_the_shipped_network(tmp_path, monkeypatch):
     assert 0 < tight["tile_fraction"] < wide["tile_fraction"] == 1
     assert wide["ap"]["bev"]["R40"] == pytest.approx(dense["ap"]["bev"]["R40"], abs=0.01)
     assert wide["difference"]["bev"]["points"] == 0
+
+
+def test_ablations_are_held_against_the_first(tmp_path, monkeypatch):
+    """A network that finds nothing against the shipped one."""
+    monkeypatch.setattr(paired, "DRAWS", 20)
+    write_object(tmp_path, simulate_drive(2, seed=0))
+    shipped = load_network("kitti").path
+    blind = onnx.load(str(shipped))
+    heads = {name for node in blind.graph.node if SCORE_NAME in node.output for name in node.input}
+    for tensor in blind.graph.initializer:
+        if tensor.name in next(node.input for node in blind.graph.node if set(node.output) & heads):
+            tensor.CopyFrom(numpy_helper.from_array(np.full_like(numpy_helper.to_array(tensor), -1), tensor.name))
+    onnx.save(blind, str(tmp_path / "blind.onnx"))
+    names = {"shipped": shipped, "blind": tmp_path / "blind.onnx"}
+    words = [word for name, file in names.items() for word in ("--network", f"{name}={file}")]
+    record = json.loads(invoke("ablations", str(tmp_path), *words, "--json", "-"))
+    rows = {(each["name"], each["execution"]): each for each in record["rows"]}
+    assert list(rows) == [(name, execution) for name in names for execution in ("dense", "sparse")]
+    full = rows["shipped", "sparse"]["ap"]["bev"]
+    assert full > 5 and "difference" not in rows["shipped", "sparse"]
+    assert rows["blind", "sparse"]["difference"]["bev"]["points"] == pytest.approx(-full)
+    done = CliRunner().invoke(main, ["ablations", str(tmp_path), "--network", "kitti.onnx"])
+    assert done.exit_code == 2 and "expected NAME=ONNX" in done.output
 
 
 def test_kernels(monkeypatch):

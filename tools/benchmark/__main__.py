@@ -10,6 +10,7 @@ from detector.cli import FriendlyGroup
 
 # Command → module of this package that holds a command of that name; imported when asked for.
 COMMANDS = {
+    "ablations": "ablations",
     "accuracy": "accuracy",
     "budgets": "budgets",
     "cost": "cost",

@@ -15,7 +15,7 @@ from models.mask_network import SUFFIX
 from models.network import Network, NetworkInfo, load_network, network_folder
 from models.plan import make_plan
 from tools.benchmark.failure_page import failure_text
-from tools.benchmark.pages import NAMES, markdown, measured, records_of
+from tools.benchmark.pages import NAMES, config_option, markdown, measured, records_of
 
 
 def cards() -> str:
@@ -29,7 +29,7 @@ def card(network: Network) -> str:
     name = network.info.name
     parts = [f"## {name}", purpose(network.info), facts_table(network), accuracy(network), scores(network)]
     for file, record in _records("failures", network):
-        parts.append(outdated(record, network) + failure_text(record, file, _config(network)))
+        parts.append(outdated(record, network) + failure_text(record, file, config_option(network.info.name)))
     return "\n\n".join([part for part in parts if part])
 
 
@@ -128,7 +128,8 @@ def accuracy(network: Network) -> str:
     for file, record in _records("accuracy", network):
         dense, sparse, *_ = record["runs"]
         heading = f"**Accuracy**, car AP R40 [%], dense / sparse, {record['frames']} frames."
-        command = f"python -m tools.benchmark accuracy $KITTI --split configs/splits/kitti_val.txt{_config(network)}"
+        options = f"--split configs/splits/kitti_val.txt{config_option(network.info.name)}"
+        command = f"python -m tools.benchmark accuracy $KITTI {options}"
         note = (
             f"{sparse['tile_fraction']:.1%} of the tiles active. By range every car counts that is labelled and no "
             "more occluded and truncated than hard allows; KITTI's own difficulties end at 43 m, where a car is 25 "
@@ -175,7 +176,3 @@ def scores(network: Network) -> str:
             "other thresholds and what a score is worth: [docs/scores.md](../docs/scores.md)."
         )
     return "\n\n".join(texts)
-
-
-def _config(network: Network) -> str:
-    return "" if network.path.stem == "kitti" else f" --config {network.path.stem}"

@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,8 +18,10 @@ from kernels.op import Exact, Op
 from kernels.table import OPS
 from tools.benchmark.cards import cards
 from tools.benchmark.mask_page import budget_rows, mask_rows, mounting_rows
-from tools.benchmark.pages import NAMES, ROOT, interval, markdown, mask_name, measured, read_record
+from tools.benchmark.pages import NAMES, ROOT, interval, markdown, mask_name, measured, read_record, records_of
 from tools.benchmark.score_page import score_rows
+from tools.benchmark.sensor_page import sensor_rows
+from tools.benchmark.training_page import ablation_rows
 
 
 def op_rows() -> str:
@@ -104,7 +107,22 @@ def latency_rows() -> str:
         f"active the network is {speedup['tiles_all']['backbone']:.1f}× as fast as dense."
     )
     origin = measured(record, "python -m tools.benchmark pipeline $KITTI", "pipeline")
-    return f"{markdown(['stage', *names.values()], rows)}\n\n{text}\n\n{origin}"
+    table = markdown(["stage", *names.values()], rows)
+    others = [other_latency(file, each) for file, each in records_of("pipeline").items() if each["network"] != "kitti"]
+    return "\n\n".join([table, text, origin, *others])
+
+
+def other_latency(file: str, record: dict[str, Any]) -> str:
+    """Milliseconds per frame of another network than the default one, dense and sparse, and their ratios."""
+    dense, sparse = (record["modes"][mode]["total"] for mode in ("dense", "sparse"))
+    facts, speedup = record["facts"]["sparse"], record["speedup"]["sparse"]
+    words = f"$KITTI --config {record['network']} --frames {facts['frames']}"
+    return (
+        f"**`{record['network']}`**, whole sweeps, {facts['frames']} frames, {record['turns']} turns, p50 / p99: "
+        f"{sparse['p50_ms']:.1f} / {sparse['p99_ms']:.1f} ms sparse, {dense['p50_ms']:.1f} / {dense['p99_ms']:.1f} ms "
+        f"dense; {facts['tile_fraction']:.1%} of the tiles active; network {speedup['backbone']:.1f}×, frame "
+        f"{speedup['total']:.1f}×. {measured(record, f'python -m tools.benchmark pipeline {words}', file)}"
+    )
 
 
 def sbnet_rows() -> str:
@@ -162,6 +180,8 @@ SECTIONS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
     (ROOT / "docs" / "masks.md", "sources", mask_rows),
     (ROOT / "docs" / "masks.md", "mountings", mounting_rows),
     (ROOT / "docs" / "masks.md", "budgets", budget_rows),
+    (ROOT / "docs" / "sensors.md", "sensors", sensor_rows),
+    (ROOT / "docs" / "training.md", "ablations", ablation_rows),
     (ROOT / "README.md", "headline", headline),
     (ROOT / "README.md", "stream", stream_rows),
     (ROOT / "README.md", "simulator", simulator_rows),

@@ -1,10 +1,12 @@
 """``python -m tools.benchmark mounting``: cars found in sweeps of other LiDARs, with and without ``--auto-sensor``.
 
-The network of KITTI looks ahead, as a camera does. So a whole turn is run four times, rotated by 90 degrees each time,
-and of the boxes of each run those count whose centre lies in the quadrant ahead, azimuth -45 to 45 degrees: every place
-is looked at once, and it does not matter which axis points forward. Cars that count are labelled as such, lie within
-30 m of the LiDAR frame's origin (horizontally, box centre) and hold 20 points or more. A car is found if a box from the
-given score on overlaps its rectangle by half (IoU 0.5). A box is false if it overlaps no labelled object by a tenth.
+A network that looks ahead, as a camera does, is run four times on a whole turn, rotated by 90 degrees each time, and of
+the boxes of each run those count whose centre lies in the quadrant ahead, azimuth -45 to 45 degrees: every place is
+looked at once, and it does not matter which axis points forward. One that looks all round is run once.
+
+Cars that count are labelled as such, lie within 30 m of the LiDAR frame's origin (horizontally, box centre) and hold 20
+points or more. A car is found if a box from the given score on overlaps its rectangle by half (IoU 0.5). A box is false
+if it overlaps no labelled object by a tenth.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from detector.pipeline import Pipeline
 from detector.point_files import read_points
 from detector.sensor_estimate import estimate_sensor
 from kernels.rotated_iou import rotated_iou
+from models.network import load_network
+from tools.benchmark.labelled import identity
 from tools.benchmark.report import emit, origin
 
 Float32 = NDArray[np.float32]
@@ -94,7 +98,10 @@ def turned(values: NDArray[Any], quarters: int) -> NDArray[Any]:
 
 
 def detect_around(pipeline: Pipeline, points: Float32) -> tuple[Float32, Float32]:
-    """(N, 7) boxes and (N,) scores of a whole turn, from four runs of the network."""
+    """(N, 7) boxes and (N,) scores of a whole turn, from one run of the network or from four."""
+    if pipeline.spec.all_round:
+        around = pipeline.detect(points).detections
+        return around.boxes, around.scores
     boxes, scores = [], []
     for quarters in range(4):
         found = pipeline.detect(turned(points, -quarters)).detections
@@ -140,7 +147,7 @@ def measure(config: Config, sensor: SensorConfig, sweeps: Sequence[Sweep]) -> di
                 "height_error_m": float(np.median(errors_m)) if errors_m else None,
             }
         )
-    return {"sensor": vars(sensor), "model": pipeline.network.sha256, "scores": rows}
+    return {"sensor": vars(sensor), "scores": rows}
 
 
 def measure_folder(config: Config, folder: Path) -> dict[str, Any]:
@@ -174,7 +181,8 @@ def mounting(
     if model:
         config = replace(config, model=model)
     sets = {key: measure_folder(config, folder) for key, folder in folders.items() if folder}
-    record = {"range_m": RANGE_M, "least_points": LEAST_POINTS, "iou": FOUND_IOU, "sets": sets, **origin()}
+    rules = {"range_m": RANGE_M, "least_points": LEAST_POINTS, "iou": FOUND_IOU}
+    record = {**identity(load_network(config.model)), **rules, "sets": sets, **origin()}
     emit(json_file, record, record_table(record))
 
 

@@ -23,6 +23,11 @@ def records_of(kind: str) -> dict[str, Any]:
     return {path.stem: read_record(path.stem) for path in files}
 
 
+def config_option(network: str) -> str:
+    """What the command of a measurement needs for a network that is not the default one."""
+    return "" if network == "kitti" else f" --config {network}"
+
+
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "---:") -> str:
     """A table; columns after the first are aligned right unless told otherwise."""
     lines = [head, ["---", *[align] * (len(head) - 1)], *rows]

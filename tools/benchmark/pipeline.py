@@ -18,12 +18,15 @@ from rich.progress import Progress
 from rich.table import Table
 
 from detector.cli import messages, results
+from detector.config import load_config
 from detector.files import write_json
 from detector.profile.measure import read_frames
 from detector.profile.meter import Facts, Sample
 from detector.profile.workers import start_workers, take_turns
 from detector.sources import Source, open_sources
 from detector.stages import Stage, summarize
+from models.network import load_network
+from tools.benchmark.labelled import identity
 from tools.benchmark.report import origin, warn_if_busy
 
 GEMM_SIZE = 2048
@@ -60,7 +63,8 @@ def pipeline(source: Path, config: str, frames: int, turns: int, json_file: Path
         task = progress.add_task("taking turns", total=len(workers) * turns * len(files))
         samples = take_turns(workers, [range(len(files))] * turns, lambda count: progress.advance(task, count))
         facts = {mode: worker.facts for mode, worker in workers.items()}
-    record = make_record(samples, facts, gemm, made_on)
+    network = identity(load_network(load_config(config).model))
+    record = {**network, **make_record(samples, facts, gemm, made_on)}
     results.print(record_table(record))
     _print_facts(record)
     if json_file is not None:

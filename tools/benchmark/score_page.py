@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tools.benchmark.pages import markdown, measured, records_of
+from tools.benchmark.pages import config_option, markdown, measured, records_of
 
 SHOWN_EVERY = 2  # of the record's thresholds
 
@@ -44,7 +44,8 @@ def _network(record: dict[str, Any], name: str) -> str:
         for row in sparse["reliability"]
     ]
     worth = markdown(["scores from", "detections", "mean score", "right"], bins)
-    command = "python -m tools.benchmark scores $KITTI --split configs/splits/kitti_val.txt"
+    options = f"--split configs/splits/kitti_val.txt{config_option(record['network'])}"
+    command = f"python -m tools.benchmark scores $KITTI {options}"
     error = f"Mean distance between score and share that is right, over detections: {sparse['calibration_error']:.3f}."
     return f"{text}\n\n{curve}\n\nHow often a detection of a score is right:\n\n{worth}\n\n{error}\n\n" + measured(
         record, command, name
