@@ -33,7 +33,8 @@ from kernels.nms import nms
 from kernels.tiles import ActiveTiles
 from kernels.voxelize import voxelize
 from models.dense_cuda import CudaDenseExecutor
-from models.execute import make_executor
+from models.errors import NoGpuError
+from models.execute import go_on_on_the_cpu, make_executor
 from models.mask_network import mask_network_of
 from models.masks import mask_source
 from models.network import load_network
@@ -67,19 +68,28 @@ class Pipeline:
         self.config = config
         self.spec = self.network.info.grid
         self._mounting = Mounting.of(config.sensor, self.network.info)
-        self._executor = make_executor(
-            self.network, config.execution, config.device, config.precision, config.cuda_graph, threads
-        )
-        self.device = self._executor.device
-        self._on_device = isinstance(self._executor, CudaTileExecutor | CudaDenseExecutor)
-        self._stream = cuda.stream() if self._on_device else None
-        self._buffers = self.new_buffers(threads)
+        self._place(config.device, threads)
         self._user = threading.RLock()
         self.choice = TileChoice(self.spec, config.mask)
         self.tiles = self.choice.spec
         self._range_m = tile_range_m(self.spec, self.tiles)
         self._budget = Budget(config.budget)
         self._box_finder = (CudaBoxFinder if self._on_device else BoxFinder)(config, self.network.info, self.choice)
+
+    def _place(self, device: str, threads: int | None) -> None:
+        """Puts the network, and the mask network with the first buffers, on a device; "auto" puts both on one."""
+        config = self.config
+        self._executor = make_executor(
+            self.network, config.execution, device, config.precision, config.cuda_graph, threads
+        )
+        self.device = self._executor.device
+        self._on_device = isinstance(self._executor, CudaTileExecutor | CudaDenseExecutor)
+        self._stream = cuda.stream() if self._on_device else None
+        try:
+            self._buffers = self.new_buffers(threads)
+        except NoGpuError as error:
+            go_on_on_the_cpu(device, error)
+            self._place("cpu", threads)
 
     @classmethod
     def from_config(

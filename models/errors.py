@@ -18,3 +18,7 @@ class MissingExtraError(RoadblocksError):
 
 class NoGpuError(ModelError):
     """No GPU can be used here, or none that is fit for the network."""
+
+
+class GpuMemoryError(NoGpuError):
+    """The GPU lacks memory for the network."""

@@ -7,7 +7,7 @@ import logging
 from kernels.gpu import gpu_problem
 from models.dense import DEVICES, DenseExecutor
 from models.dense_cuda import CudaDenseExecutor
-from models.errors import ModelError, NoGpuError
+from models.errors import GpuMemoryError, ModelError, NoGpuError
 from models.network import Network
 from models.sparse import TileExecutor
 from models.sparse_cuda import CudaTileExecutor, check_gpu
@@ -51,7 +51,17 @@ def make_executor(
             choices = load_choices(network, unit_name("cuda", precision))
             return CudaTileExecutor(network, choices, precision, graph=graph)
         except NoGpuError as error:
-            if device == "cuda":
-                raise
-            log.debug("on the CPU: %s", error)
+            go_on_on_the_cpu(device, error)
     return TileExecutor(network, load_choices(network, unit_name(threads=threads)), threads)
+
+
+def go_on_on_the_cpu(device: str, error: NoGpuError) -> None:
+    """Lets the device "auto" go on; that a GPU is there and lacks memory is worth a line.
+
+    Raises:
+        NoGpuError: the error, if the device is "cuda".
+    """
+    if device == "cuda":
+        raise error
+    level = logging.WARNING if isinstance(error, GpuMemoryError) else logging.DEBUG
+    log.log(level, "everything runs on the CPU: %s", error)

@@ -21,7 +21,7 @@ from kernels.restore_tiles import restore_tiles
 from kernels.tiles import ActiveTiles, DeviceTiles, TileSpec
 from kernels.workspace import Workspace
 from models.dense_steps import dense_runners
-from models.errors import ModelError, NoGpuError
+from models.errors import GpuMemoryError, ModelError, NoGpuError
 from models.half_precision import half_maps, map_bytes, padded_channels, step_on_device
 from models.network import INPUT_NAME, Network
 from models.plan import StageChoice
@@ -70,7 +70,7 @@ class CudaTileExecutor(TileNetwork):
         sizes = map_bytes(self.plan, self.half)
         needed, free = 2 * sum(sizes.values()) + _OTHER_BYTES, free_bytes()  # maps, and their base
         if free < needed:
-            raise NoGpuError(
+            raise GpuMemoryError(
                 f"device cuda: {gpu_name()} has {free / 1e6:.0f} MB free, expected {needed / 1e6:.0f} MB for "
                 f"{network.info.name}; close other programs on it, or use --device cpu"
             )

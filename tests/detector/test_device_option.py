@@ -57,6 +57,7 @@ def test_auto_goes_on_on_the_cpu(command, drive, why):
     done = invoke(command, drive, "auto")
     assert done.exit_code == 0, done.output
     assert "error" not in done.stderr
+    assert ("everything runs on the CPU" in done.stderr) == ("5 MB free" in why), "a GPU that is full is worth a line"
 
 
 def test_profile_says_so_too(drive):

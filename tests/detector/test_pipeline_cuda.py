@@ -1,6 +1,7 @@
 """The pipeline on CUDA: points up, boxes down, the same boxes as on the CPU."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -133,6 +134,24 @@ def test_a_budget_of_tiles_and_all_tiles(device, model):
     found = cuda.detect(FRAMES[0])
     assert_same(found, cpu.detect(FRAMES[0]))
     assert found.tiles_left_out == 3
+
+
+@on_devices
+def test_auto_takes_the_cpu_where_the_mask_network_finds_no_memory(device, model_with_mask, monkeypatch, caplog):
+    """The detector has found enough of it."""
+    free = iter([1e9, 5e6] * 2)
+    monkeypatch.setattr("models.sparse_cuda.free_bytes", lambda: next(free))
+    config = Config(model=model_with_mask, mask=MaskConfig("road", margin_m=0.0))
+    pipeline = Pipeline(config)
+    (told,) = [record for record in caplog.records if record.name == "roadblocks"]
+    why = r"device cuda: .* has 5 MB free, expected 2\d\d MB for tiny.mask; close .*, or use --device cpu"
+    assert told.levelname == "WARNING" and re.fullmatch(f"everything runs on the CPU: {why}", told.message)
+    assert (
+        pipeline.device == "cpu" and pipeline.config.device == "auto" and isinstance(pipeline._executor, TileExecutor)
+    )
+    assert pipeline.detect(FRAMES[0]).tiles_run == 2
+    with pytest.raises(NoGpuError, match=f"^{why}$"):
+        Pipeline(replace(config, device="cuda"))
 
 
 @pytest.mark.skipif(SIMULATED, reason="there it finds a GPU")

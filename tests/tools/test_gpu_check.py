@@ -17,6 +17,7 @@ from detector.config import Config
 from detector.types import Detections
 from kernels.gpu import cuda_driver_answers
 from kernels.launch import SIMULATED
+from kernels.op import Exact
 from kernels.residual_unit import random_unit, residual_unit_reference
 from kernels.tile_conv import tile_conv_reference
 from kernels.tiles import ActiveTiles, TileSpec
@@ -30,8 +31,9 @@ from tools.benchmark.masks import TOLERANCE, sparsity_of
 from tools.benchmark.sbnet_rows import Row, read_rows
 from tools.gpu_check import bench, jobs
 from tools.gpu_check.__main__ import add, main
-from tools.gpu_check.checks import check_pipeline
+from tools.gpu_check.checks import check_op, check_pipeline
 from tools.gpu_check.frames import load_frames, load_mask, save_frames, save_masks
+from tools.gpu_check.half import half_checks
 from tools.gpu_check.jobs import Job, Subject, all_jobs
 from tools.gpu_check.stand_ins import install
 from tools.gpu_check.workers import MARK, do_jobs, joined, work_through
@@ -42,13 +44,16 @@ SMALL = replace(SPEC, x_max_m=25.6, y_min_m=-12.8, y_max_m=12.8)  # four tiles
 SHIFT_M = np.array([0, SPEC.y_min_m - SMALL.y_min_m, 0, 0], np.float32)  # of `patch_points`, to its corner
 # What a plain CUDA image lacks; Python imports a module of this name before anything else.
 BARE = """
-import sys
+import os, sys
 missing = {"onnx", "yaml", "PIL", "scipy", "click", "rich", "threadpoolctl", "onnxruntime", "matplotlib", "torch"}
 class Bare:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in missing:
             raise ModuleNotFoundError("No module named " + repr(name), name=name)
 sys.meta_path.insert(0, Bare())
+if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+    from tests.simulator import install
+    install()
 """
 DIGEST = """
 from tools.gpu_check.stand_ins import install
@@ -140,6 +145,68 @@ def test_every_job_has_a_name_of_its_own_and_can_be_chosen():
     row, check = (job.failed("why") for job in all_jobs(Subject(), "unit/conv-5/road|nms .small")[::-1][:2])
     assert row["rows"][0]["note"] == "why" and row["rows"][0]["ours"] is None
     assert check == {"checks": [{"name": "nms (small)", "ok": False, "max_error": None, "note": "why"}]}
+
+
+HALF_CHECKS = [pytest.param(*each, id=f"{each[0].name} {each[1].name}") for each in half_checks()]
+WITH_WEIGHTS = [each for each in HALF_CHECKS if "tile_conv" in each.id or "unit" in each.id]
+
+
+def in_numpy(op):
+    """The op as a device with float16 would do it, on NumPy arrays: sums are exact, and the result is rounded."""
+
+    def function(**inputs):
+        wide = {key: as_float32(value) for key, value in inputs.items()}
+        return op.reference(**wide).astype(inputs["out"].dtype)
+
+    return replace(op, function=function)
+
+
+def as_float32(value):
+    return value.astype(np.float32) if isinstance(value, np.ndarray) and value.dtype == np.float16 else value
+
+
+def spoilt(op):
+    """The op with one weight that is wrong by a tenth of what weights usually are."""
+
+    def function(**inputs):
+        layer = inputs["unit"].layers[1] if "unit" in inputs else inputs["filters"]
+        layer.weights[-1, 0, 2, 1] += np.float32(0.1 * layer.weights.std())
+        return op.function(**inputs)
+
+    return replace(op, function=function)
+
+
+@pytest.fixture
+def on_the_host(monkeypatch):
+    """What goes to the device stays where it is."""
+    for name in ("to_device", "to_host"):
+        monkeypatch.setattr(f"tools.gpu_check.checks.{name}", lambda value: value)
+
+
+@pytest.mark.parametrize(("op", "ends"), HALF_CHECKS)
+def test_float16_checks_bear_a_rounded_result(op, ends, on_the_host):
+    outcome = check_op(in_numpy(op), "small", ends)
+    assert outcome.ok, outcome
+    assert (outcome.max_error > 0) == (ends.target == "float16" and op.equality != Exact())
+
+
+@pytest.mark.parametrize(("op", "ends"), WITH_WEIGHTS)
+def test_float16_checks_see_a_wrong_weight(op, ends, on_the_host):
+    outcome = check_op(spoilt(in_numpy(op)), "small", ends)
+    assert not outcome.ok and "expected at most" in outcome.note
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("op", "ends"), HALF_CHECKS)
+def test_float16_checks_on_the_device(device, op, ends):
+    outcome = check_op(op, "small", ends)
+    assert outcome.ok, outcome
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_float16_checks_see_a_wrong_weight_on_the_device(device):
+    ((op, ends),) = [each.values for each in HALF_CHECKS if each.id == "tile_conv_1x1 float16"]
+    assert not check_op(spoilt(op), "small", ends).ok
 
 
 def outcome_of(monkeypatch, on_gpu, precision, tiles=None):
@@ -287,7 +354,8 @@ def test_all_of_it_in_a_bare_environment(device, tmp_path, bare):
     write_model(tmp_path / "tiny.onnx", tiny_model(spec=SMALL), replace(INFO, grid=SMALL))
     save_frames([patch_points() - SHIFT_M], tmp_path / "frames.npz")
     record_file = tmp_path / "record.json"
-    wanted = "(reduce_mask|pack_frame) .small|pipeline, float32, mask foreground|bench dense|row conv/conv-5"
+    wanted = "(reduce_mask|pack_frame|tile_conv_1x1 float16) .small|pipeline, float32, mask foreground"
+    wanted += "|bench dense|row conv/conv-5"
     # The simulator bears no kernels of two threads at once, as a stream has them.
     wanted += "|bench latency$" if device == "device" else ""
     paths = ["--model", str(tmp_path / "tiny.onnx"), "--frames", str(tmp_path / "frames.npz")]
@@ -298,6 +366,7 @@ def test_all_of_it_in_a_bare_environment(device, tmp_path, bare):
     assert [(check["name"], check["ok"]) for check in record["checks"]] == [
         ("reduce_mask (small)", True),
         ("pack_frame (small)", True),
+        ("tile_conv_1x1 float16 (small)", True),
         ("pipeline, float32, mask foreground", True),
     ], record
     assert {"device", "driver", "versions", "date", "revision"} <= record.keys()
@@ -305,4 +374,4 @@ def test_all_of_it_in_a_bare_environment(device, tmp_path, bare):
     assert record["stand_ins"] == ["yaml", "PIL", "onnx"]
     assert record["rows"][0]["stage"] == "conv-5" and "torch" in record["rows"][0]["note"]
     assert list(record["errors"]) == ["bench dense network", "row conv/conv-5/synthetic"]
-    assert "3 of 3 checks are good" in done.stdout
+    assert "4 of 4 checks are good" in done.stdout

@@ -24,10 +24,11 @@ from kernels.tile_conv import active_cells, tile_conv
 from kernels.tiles import TileSpec
 from kernels.unit import Unit
 from kernels.workspace import Workspace
-from models.half_precision import padded_channels, padded_filters, padded_unit
+from models.half_precision import padded_filters, padded_unit
 from models.plan import Plan
 from tools.benchmark.dense_unit import PreActivationUnit, random_weights, same_size
 from tools.benchmark.sbnet_rows import WIDTHS, Row
+from tools.gpu_check.half import padded_map
 
 Float32 = NDArray[np.float32]
 TILE_CELLS = (8, 16, 24, 32)
@@ -65,8 +66,7 @@ class SparseLayers:
     """
 
     def __init__(self, x: Float32, layers: Sequence[Unit | Filters]) -> None:
-        room = padded_channels(x.shape[3]) - x.shape[3]
-        padded = np.pad(x, [(0, 0), (0, 0), (0, 0), (0, room)]).astype(np.float16)
+        padded = padded_map(x).astype(np.float16)
         self._layers = [padded_unit(one) if isinstance(one, Unit) else padded_filters(one) for one in layers]
         self._x = to_device(padded)
         self._maps = [to_device(np.zeros_like(padded)) for _ in range(2)]

@@ -16,7 +16,9 @@ from detector.types import Detections, FrameResult
 from kernels.launch import to_device, to_host
 from kernels.op import Exact, Op
 from kernels.tiles import ActiveTiles
+from tools.gpu_check.half import FLOAT32, Ends, half_tolerance, laid_out, padded_map, rounded
 
+SEED = 369  # of inputs: with it no hidden channel of a small unit is zero everywhere, so that every weight counts
 SCORE = 0.1  # boxes from here on have to be found by both
 OTHER_TILES = 0.005  # share of tiles that a mask network's rounding may switch: probabilities next to the threshold
 # Largest difference of a box's numbers [m, rad, score] between the GPU and the CPU: sums in another order; a network's
@@ -30,7 +32,8 @@ class Outcome:
 
     Attributes:
         ok: whether it was equal enough.
-        max_error: largest difference, relative where numbers are above 1; None where there is none to tell.
+        max_error: largest difference, relative where numbers are above 1, in float16 above the map's spread; None where
+            there is none to tell.
         note: what was wrong, or strange.
     """
 
@@ -39,16 +42,28 @@ class Outcome:
     note: str = ""
 
 
-def check_op(op: Op, scale: str) -> Outcome:
-    """An op on the GPU: on small inputs against the NumPy reference, on those of a frame against the CPU kernel."""
-    inputs = op.make_inputs(np.random.default_rng(0), scale)
+def check_op(op: Op, scale: str, ends: Ends = FLOAT32) -> Outcome:
+    """An op on the GPU: on small inputs against the NumPy reference, on those of a frame against the CPU kernel.
+
+    Args:
+        op: of the kernel table.
+        scale: of its inputs.
+        ends: kinds of maps; with float16, inputs and weights are rounded to it before either side sees them.
+    """
+    inputs = op.make_inputs(np.random.default_rng(SEED), scale)
+    inputs = inputs if ends == FLOAT32 else rounded(inputs)
     oracle = op.reference if scale == "small" else op.function
     expected = _arrays(oracle(**copy.deepcopy(dict(inputs))))
-    found = _arrays(to_host(op.function(**{key: to_device(value) for key, value in inputs.items()})))
+    there = {key: to_device(value) for key, value in laid_out(inputs, ends).items()}
+    found = _arrays(to_host(op.function(**there)))
+    tolerance, floor = (0.0 if isinstance(op.equality, Exact) else op.equality.tolerance), 1.0
+    if ends.target == "float16":
+        if found[0].shape != expected[0].shape:
+            expected = tuple(map(padded_map, expected))
+        tolerance, floor = tolerance and half_tolerance(inputs), float(expected[0].std())
     if [one.shape for one in found] != [one.shape for one in expected]:
         return Outcome(False, None, f"shapes {[one.shape for one in found]}")
-    error = max((_error(one, other) for one, other in zip(found, expected, strict=True)), default=0.0)
-    tolerance = 0.0 if isinstance(op.equality, Exact) else op.equality.tolerance
+    error = max((_error(one, other, floor) for one, other in zip(found, expected, strict=True)), default=0.0)
     note = "" if error <= tolerance else f"expected at most {tolerance:g}"
     return Outcome(error <= tolerance, error if np.isfinite(error) else None, note)
 
@@ -59,11 +74,11 @@ def _arrays(result: Any) -> tuple[Any, ...]:
     return result if isinstance(result, tuple) else (result,)
 
 
-def _error(one: NDArray[Any], other: NDArray[Any]) -> float:
-    """Largest difference, relative to what is above 1; NaN where only one is counts as infinite."""
+def _error(one: NDArray[Any], other: NDArray[Any], floor: float) -> float:
+    """Largest difference, over ``floor`` or the number if that is larger; NaN where only one is counts as infinite."""
     if np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
         return 0.0
-    difference = np.abs(one.astype(np.float64) - other) / np.maximum(1, np.abs(other.astype(np.float64)))
+    difference = np.abs(one.astype(np.float64) - other) / np.maximum(floor, np.abs(other.astype(np.float64)))
     return float(np.nan_to_num(difference, nan=np.inf).max(initial=0))
 
 

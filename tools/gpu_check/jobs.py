@@ -21,6 +21,7 @@ from models.plan import make_plan
 from tools.benchmark.sbnet_rows import Row, read_rows
 from tools.gpu_check import bench, checks
 from tools.gpu_check.frames import FILE, load_frames, load_mask
+from tools.gpu_check.half import half_checks
 
 PATIENCE = 10 if SIMULATED else 1
 OP_S, PIPELINE_S, BENCH_S, ROW_S = (PATIENCE * s for s in (40.0, 80.0, 60.0, 40.0))  # after so long a job is given up
@@ -81,6 +82,8 @@ def look() -> Part:
 def _op_checks(scale: str) -> Iterator[Job]:
     for op in OPS:
         yield _check_job(f"check {op.name} ({scale})", OP_S, partial(checks.check_op, op, scale))
+    for op, ends in half_checks():
+        yield _check_job(f"check {op.name} {ends.name} ({scale})", OP_S, partial(checks.check_op, op, scale, ends))
 
 
 def _pipeline_checks(subject: Subject) -> Iterator[Job]:
