@@ -17,7 +17,7 @@ from detector.config import Config
 from detector.stages import Stage, StageClock
 from kernels.box_voting import box_voting
 from kernels.decode import decode
-from kernels.launch import to_device
+from kernels.launch import Marks, make_current, to_device
 from kernels.nms import nms
 from kernels.pack_frame import COLUMNS, pack_frame, packed_rows, unpack_frame
 from kernels.tiles import ActiveTiles, DeviceTiles
@@ -110,13 +110,14 @@ class CudaBoxFinder(BoxFinder):
         rows = packed_rows(config.nms.max_boxes, max(choice.spec.total, 1))
         self._packed = to_device(np.zeros((rows, COLUMNS), np.float32))
         self._free: list[_WayBack] = []
+        self._marks = Marks()
 
     def start(self, maps: Maps, mask: Any, tiles: DeviceTiles, clock: StageClock) -> Callable[[], Found]:
         """Queues all there is to do, on this thread's stream. Arguments and result as on the CPU."""
         limits = self._nms.iou, self._nms.max_boxes
-        with clock.on_device(Stage.DECODE):
+        with clock.on_device(Stage.DECODE, self._marks):
             found = self._decode(maps)
-        with clock.on_device(Stage.NMS):
+        with clock.on_device(Stage.NMS, self._marks):
             keep = nms(found.boxes, found.scores, *limits, found.count, self._workspace)
             kept = (keep.index, self._nms.voting_iou, found.count, keep.count)
             boxes = box_voting(found.boxes, found.scores, *kept, self._workspace)
@@ -128,6 +129,7 @@ class CudaBoxFinder(BoxFinder):
         return partial(self._wait, back, clock)
 
     def _wait(self, back: _WayBack, clock: StageClock) -> Found:
+        make_current()  # who waits may be another thread than who started
         spec = self._choice.spec
         boxes, scores, index = unpack_frame(back.packed.wait(), self._nms.max_boxes, spec.count[1])
         mask = self._choice.is_set(back.mask.wait())

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kernels.launch import to_host
-from kernels.transfers import Turns, Upload
+from kernels.tiles import ActiveTiles, DeviceTiles, TileSpec
+from kernels.transfers import Download, TileUpload, Turns, point_upload
 from kernels.workspace import Workspace
 from models.masks import MaskSource
 
@@ -37,7 +38,7 @@ class FrameBuffers:
 def new_buffers(mask: MaskSource, device: bool) -> FrameBuffers:
     """Buffers on the CPU or on the device, where the mask has to be too."""
     if device:
-        return FrameBuffers(mask, Workspace(device), Upload(4), Turns())
+        return FrameBuffers(mask, Workspace(device), point_upload(), Turns())
     return FrameBuffers(mask, Workspace(), lambda points: points, None)
 
 
@@ -63,3 +64,29 @@ class Prepared(NamedTuple):
     def on_host(self) -> Prepared:
         """The same with mask and tiles on the CPU; waits for a GPU."""
         return self._replace(mask=to_host(self.mask), tiles=to_host(self.tiles))
+
+
+class RoundTrip:
+    """On a GPU, a frame to the host, where a budget chooses among its tiles, and the chosen ones back.
+
+    Memory is kept, and what is chosen lies at the same place for all frames, so that a graph of the network fits them.
+
+    Args:
+        spec: geometry of the tiles.
+    """
+
+    def __init__(self, spec: TileSpec) -> None:
+        self._downloads = Download(), Download(), Download()
+        self._upload = TileUpload(spec)
+
+    def to_host(self, prepared: Prepared) -> Prepared:
+        """The same with mask and tiles on the CPU, where the next call overwrites them; waits for this stream."""
+        parts = (prepared.mask, prepared.tiles.index, prepared.tiles.count)
+        for download, part in zip(self._downloads, parts, strict=True):
+            download.queue(part)
+        mask, index, count = (download.wait() for download in self._downloads)
+        return prepared._replace(mask=mask, tiles=ActiveTiles(index[: int(count[0])], prepared.tiles.spec))
+
+    def to_device(self, tiles: ActiveTiles) -> DeviceTiles:
+        """Tiles on the GPU, where the next call overwrites them; queued on this thread's stream."""
+        return self._upload(tiles)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from detector.arrivals import SourceClock, open_arrivals
 from detector.box_finder import BoxFinder, CudaBoxFinder, Found
 from detector.budget import Budget, CostModel, first_tiles, tile_range_m
-from detector.buffers import FrameBuffers, Prepared, new_buffers
+from detector.buffers import FrameBuffers, Prepared, RoundTrip, new_buffers
 from detector.computation import TileChoice, resolve_mask
 from detector.config import Config, SensorConfig, load_config
 from detector.errors import RoadblocksError
@@ -28,7 +28,7 @@ from detector.stages import Stage, StageClock
 from detector.stream import OnBadFrame, stream_frames
 from detector.types import Detections, Frame, FrameResult
 from kernels.box_voting import box_voting
-from kernels.launch import cuda, on_stream
+from kernels.launch import Marks, cuda, on_stream
 from kernels.nms import nms
 from kernels.tiles import ActiveTiles
 from kernels.voxelize import voxelize
@@ -72,6 +72,7 @@ class Pipeline:
         self._user = threading.RLock()
         self.choice = TileChoice(self.spec, config.mask)
         self.tiles = self.choice.spec
+        self._trip = RoundTrip(self.tiles) if self._on_device else None
         self._range_m = tile_range_m(self.spec, self.tiles)
         self._budget = Budget(config.budget)
         self._box_finder = (CudaBoxFinder if self._on_device else BoxFinder)(config, self.network.info, self.choice)
@@ -85,6 +86,7 @@ class Pipeline:
         self.device = self._executor.device
         self._on_device = isinstance(self._executor, CudaTileExecutor | CudaDenseExecutor)
         self._stream = cuda.stream() if self._on_device else None
+        self._marks = Marks()
         try:
             self._buffers = self.new_buffers(threads)
         except NoGpuError as error:
@@ -253,11 +255,15 @@ class Pipeline:
         """The active tiles that may run, and how many may not. Without a budget, nobody waits to know their number."""
         if not self._budget.limited:
             return prepared.tiles, 0
-        listed = prepared.on_host()
+        listed = self._trip.to_host(prepared) if self._trip else prepared
         clock.settle()
         active, spent_ms = len(listed.tiles), sum(clock.elapsed_ms.values())
         kept = self.first_tiles(listed, self._budget.tiles_within(active, spent_ms))
-        return kept.to_device() if self._on_device else kept, active - len(kept)
+        return self._placed(kept), active - len(kept)
+
+    def _placed(self, tiles: ActiveTiles) -> Any:
+        """Tiles where the network takes them; the next call may overwrite them."""
+        return self._trip.to_device(tiles) if self._trip else tiles
 
     def _detections(self, found: Found) -> Detections:
         """Boxes where the recording has them."""
@@ -270,7 +276,7 @@ class Pipeline:
         for _ in range(COST_RUNS):
             for tiles in (ActiveTiles.all(self.tiles), ActiveTiles(np.zeros((0, 3), np.int32), self.tiles)):
                 start_s = time.perf_counter()
-                placed: Any = tiles.to_device() if self._on_device else tiles
+                placed = self._placed(tiles)
                 maps = self._executor.run(prepared.grid, placed)
                 self._box_finder.start(maps, prepared.mask, placed, StageClock())()
                 taken_ms[len(tiles)].append(1e3 * (time.perf_counter() - start_s))
@@ -334,7 +340,7 @@ class Pipeline:
 
     def _timed(self, clock: StageClock) -> Callable[[Stage], AbstractContextManager[None]]:
         """What times a stage of `prepare` or the network: the clock, or the device's own."""
-        return clock.on_device if self._on_device else clock
+        return partial(clock.on_device, marks=self._marks) if self._on_device else clock
 
     @contextmanager
     def _one_thread(self) -> Iterator[None]:

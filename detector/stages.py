@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernels.launch import elapsed_ms, mark
+from kernels.launch import Marks, elapsed_ms
 
 
 class Stage(Enum):
@@ -49,6 +49,16 @@ STAGES: tuple[StageRow, ...] = (
 )
 
 
+class Queued(NamedTuple):
+    """A stage on the device: when it was queued, by the host's clock [ns], and the marks of its begin and end."""
+
+    stage: Stage
+    queued_ns: int
+    begin: Any
+    end: Any
+    marks: Marks
+
+
 class StageClock:
     """Wall-clock milliseconds per stage of one frame.
 
@@ -62,7 +72,7 @@ class StageClock:
 
     def __init__(self) -> None:
         self.elapsed_ms: dict[str, float] = {}
-        self._marks: list[tuple[Stage, Any, Any]] = []
+        self._queued: list[Queued] = []
 
     @contextmanager
     def __call__(self, stage: Stage) -> Iterator[None]:
@@ -75,17 +85,18 @@ class StageClock:
             self._add(stage, elapsed)
 
     @contextmanager
-    def on_device(self, stage: Stage) -> Iterator[None]:
+    def on_device(self, stage: Stage, marks: Marks) -> Iterator[None]:
         """Adds the time that the device takes for what the ``with`` body queues, once it is known: see `settle`."""
-        start = mark()
+        queued_ns, begin = time.perf_counter_ns(), marks.now()
         yield
-        self._marks.append((stage, start, mark()))
+        self._queued.append(Queued(stage, queued_ns, begin, marks.now(), marks))
 
     def settle(self) -> None:
-        """The device is done with all that was queued: adds the times that it took."""
-        for stage, start, end in self._marks:
-            self._add(stage, elapsed_ms(start, end))
-        self._marks.clear()
+        """The device is done with all that was queued: adds the times that it took, and gives the marks back."""
+        settled, self._queued = self._queued, []
+        for stage, _, begin, end, marks in settled:
+            self._add(stage, elapsed_ms(begin, end))
+            marks.give_back(begin, end)
 
     def _add(self, stage: Stage, ms: float) -> None:
         self.elapsed_ms[stage.value] = self.elapsed_ms.get(stage.value, 0.0) + ms

@@ -11,6 +11,7 @@ import ctypes
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -32,10 +33,12 @@ warnings.filterwarnings("ignore", message="Grid size .* GPU under-utilization")
 __all__ = [
     "SIMULATED",
     "THREADS",
+    "Marks",
     "blocks",
     "cuda",
     "elapsed_ms",
     "load_driver",
+    "make_current",
     "mark",
     "new_array",
     "on_device",
@@ -59,11 +62,16 @@ def stream() -> Any:
     return getattr(_launching, "stream", 0)
 
 
+def make_current() -> None:
+    """Makes the GPU this thread's, which events and streams do not see to themselves."""
+    if not SIMULATED:
+        cuda.current_context()
+
+
 @contextmanager
 def on_stream(chosen: Any) -> Iterator[None]:
     """What this thread launches in the ``with`` body is queued on a stream."""
-    if not SIMULATED:
-        cuda.current_context()  # becomes this thread's: events and streams do not see to that themselves
+    make_current()
     before, _launching.stream = stream(), chosen
     try:
         yield
@@ -78,6 +86,30 @@ def mark() -> Any:
     event = cuda.event()
     event.record(stream())
     return event
+
+
+class Marks:
+    """Moments as `mark` gives them, in events that are recorded again: a frame makes no new ones.
+
+    Threads may share one. Only who has read a mark gives it back, so frames on their way keep theirs.
+    """
+
+    def __init__(self) -> None:
+        self._free: deque[Any] = deque()
+
+    def now(self) -> Any:
+        """A moment of this thread's stream, which is the caller's until it is given back."""
+        try:
+            event = self._free.pop()
+        except IndexError:
+            return mark()
+        event.record(stream())
+        return event
+
+    def give_back(self, *marks: Any) -> None:
+        """These have been read, and nobody will read them again."""
+        if not SIMULATED:  # a mark is a number there
+            self._free.extend(marks)
 
 
 def elapsed_ms(start: Any, end: Any) -> float:
@@ -123,12 +155,17 @@ def to_device(value: Any) -> Any:
 
 
 def to_host(value: Any) -> Any:
-    """The value with every array copied back; tuples are walked."""
+    """The value with every array copied back, on this thread's stream, which it waits for; tuples are walked."""
     if isinstance(value, tuple):
         return tuple(to_host(part) for part in value)
     if hasattr(value, "to_host"):
         return value.to_host()
-    return value.copy_to_host() if hasattr(value, "copy_to_host") else value
+    if not hasattr(value, "copy_to_host"):
+        return value
+    copied = value.copy_to_host(stream=stream())
+    if stream():
+        stream().synchronize()
+    return copied
 
 
 def compile_ptx(function: Any, signature: str, capability: tuple[int, int], threads: int) -> str:

@@ -48,6 +48,8 @@ class CudaDenseExecutor:
         if self._session.get_providers()[0] != first:
             raise ModelError(f"device cuda: {FELL_BACK}")
         shapes = _shapes(network)
+        self._run_options = runtime.RunOptions()
+        self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")  # the host goes on
         self._maps = [to_device(np.zeros(shapes[name], np.float32)) for name in (SCORE_NAME, REGRESSION_NAME)]
 
     def run(self, grid: Any, tiles: Any) -> tuple[Any, Any]:
@@ -65,7 +67,7 @@ class CudaDenseExecutor:
         binding.bind_input(INPUT_NAME + _NHWC, "cuda", 0, np.float32, (1, *grid.shape), _address(grid))
         for name, made in zip((SCORE_NAME, REGRESSION_NAME), self._maps, strict=True):
             binding.bind_output(name + _NHWC, "cuda", 0, np.float32, tuple(made.shape), _address(made))
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, self._run_options)
         self._done.record(self._stream)
         self._done.wait(stream())
         score, regression = (made.reshape(tuple(made.shape[1:])) for made in self._maps)

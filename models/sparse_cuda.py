@@ -16,7 +16,7 @@ import numpy as np
 
 from kernels.cuda_graph import GraphCache
 from kernels.gpu import TENSOR_CAPABILITY, capability, free_bytes, gpu_name, gpu_problem
-from kernels.launch import elapsed_ms, mark, to_device
+from kernels.launch import elapsed_ms, mark, stream, to_device, to_host
 from kernels.restore_tiles import restore_tiles
 from kernels.tiles import ActiveTiles, DeviceTiles, TileSpec
 from kernels.workspace import Workspace
@@ -150,11 +150,11 @@ class CudaTileExecutor(TileNetwork):
     def _run_dense(self, step: DenseStep) -> None:
         """A piece that tiles cannot run: its maps go to the host and back."""
         ends = [name for name in (*step.sources, *step.targets) if name in self._maps]
-        there = {name: self._maps[name].copy_to_host(stream=0) for name in ends}
+        there = {name: to_host(self._maps[name]) for name in ends}
         self._runners[id(step)].run(there, self._values)
         for name in step.targets:
             if name in there:
-                self._maps[name].copy_to_device(there[name])
+                self._maps[name].copy_to_device(there[name], stream=stream())
 
 
 class _TouchedTiles:

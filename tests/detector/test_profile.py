@@ -150,7 +150,7 @@ def check_nested(events):
     """Complete events of one track must lie in one another or apart: a viewer stacks them by that."""
     open_ends = []
     for event in sorted(events, key=lambda event: (event["ts"], -event["dur"])):
-        while open_ends and open_ends[-1] <= event["ts"]:
+        while open_ends and open_ends[-1] <= event["ts"] + 1e-6:  # one begins where another ends, but for rounding
             open_ends.pop()
         end = event["ts"] + event["dur"]
         assert not open_ends or end <= open_ends[-1] + 1e-6, event

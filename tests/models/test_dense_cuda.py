@@ -61,7 +61,8 @@ class Session:
     def get_providers(self):
         return ["CPUExecutionProvider" if self.fell_back else "CUDAExecutionProvider"]
 
-    def run_with_iobinding(self, binding):
+    def run_with_iobinding(self, binding, options):
+        assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1", "the host would wait"
         QUEUED.append("run")
         for name, value in zip(binding.outputs, self.real.run(list(binding.outputs), binding.inputs), strict=True):
             binding.outputs[name][:] = value
@@ -81,7 +82,12 @@ class Event:
 @pytest.fixture
 def stand_in(monkeypatch):
     QUEUED.clear()
-    made = SimpleNamespace(SessionOptions=runtime.SessionOptions, InferenceSession=Session, preload_dlls=lambda: None)
+    made = SimpleNamespace(
+        SessionOptions=runtime.SessionOptions,
+        RunOptions=runtime.RunOptions,
+        InferenceSession=Session,
+        preload_dlls=lambda: None,
+    )
     monkeypatch.setattr(dense_cuda, "import_onnxruntime", lambda: made)
     monkeypatch.setattr(dense_cuda, "cuda", SimpleNamespace(stream=lambda: 5, event=Event))
     monkeypatch.setattr(dense_cuda, "to_device", Array)
