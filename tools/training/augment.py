@@ -7,7 +7,7 @@ shadowed like a real one, through a z-buffer over the sensor's viewing direction
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,7 @@ class AugmentConfig:
 
     pasted_cars: int = 20  # tried per frame; those that collide are dropped
     rotation_rad: float = 0.4
+    half_turns: float = 0.0  # share of frames that are turned by half a turn besides: what is ahead is behind then
     scale: float = 0.05
     height_m: float = 0.05  # spread (one sigma) of the sensor's height
     beam_dropout: float = 0.1  # share of frames that lose every other beam
@@ -50,12 +51,15 @@ class Motion:
     @classmethod
     def draw(cls, config: AugmentConfig, rng: np.random.Generator) -> Motion:
         """A random one."""
-        return cls(
+        motion = cls(
             bool(rng.random() < 0.5),
             rng.uniform(-config.rotation_rad, config.rotation_rad),
             rng.uniform(1 - config.scale, 1 + config.scale),
             rng.normal(0, config.height_m),
         )
+        if config.half_turns and rng.random() < config.half_turns:
+            return replace(motion, angle_rad=motion.angle_rad + np.pi)
+        return motion
 
     def move(self, points: Float32, boxes: Float32) -> None:
         """Moves points and boxes in place."""
