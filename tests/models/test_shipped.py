@@ -1,4 +1,4 @@
-"""The shipped network: it finds cars, and its metadata tells the truth."""
+"""The shipped networks: they find cars, and their metadata tell the truth."""
 
 import numpy as np
 import pytest
@@ -12,12 +12,16 @@ from detector.types import Frame
 from models.grid import BevSpec
 from models.mask_network import CLASSES, SUFFIX, mask_network_of
 from models.network import load_network, network_folder
+from tools.benchmark.failure_cases import Scene
+from tools.benchmark.failures import simulated_frames
 from tools.simulation.drive import simulate_drive
 
+GRIDS = {"kitti": (BevSpec(), (704, 800, 23)), "surround": (BevSpec(x_min_m=-70.4), (1408, 800, 23))}
 
-@pytest.fixture(scope="module")
-def pipeline():
-    return Pipeline.from_config("kitti", device="cpu")
+
+@pytest.fixture(scope="module", params=GRIDS)
+def pipeline(request):
+    return Pipeline.from_config(request.param, device="cpu")
 
 
 @pytest.mark.parametrize("path", sorted(network_folder().glob("*.onnx")), ids=lambda path: path.stem)
@@ -33,8 +37,21 @@ def test_every_shipped_network_says_what_it_is(path):
     assert path.stat().st_size < 20_000_000
 
 
-def test_kitti_expects_sbnets_kitti_grid(pipeline):
-    assert pipeline.spec == BevSpec() and pipeline.spec.shape == (704, 800, 23)
+def test_they_expect_sbnets_grids(pipeline):
+    assert (pipeline.spec, pipeline.spec.shape) == GRIDS[pipeline.network.info.name]
+
+
+def test_surround_finds_cars_behind():
+    pipeline = Pipeline.from_config("surround", device="cpu")
+    behind = []
+    for scene in (Scene.of(frame, pipeline) for frame in simulated_frames(8, seed=3, all_round=True)):
+        near = (scene.truth[:, 0] < -2) & (scene.truth[:, 0] > -40)
+        behind += [thing.found for thing, is_near in zip(scene.things, near, strict=True) if is_near and counts(thing)]
+    assert len(behind) >= 15 and np.mean(behind) > 0.8
+
+
+def counts(thing):
+    return thing.counted and thing.points >= 100
 
 
 def test_it_finds_simulated_cars(pipeline):
@@ -44,7 +61,7 @@ def test_it_finds_simulated_cars(pipeline):
         detections = pipeline.detect(found.frame).detections
         predictions.append(labels_from_detections(detections, found.frame.calibration))
         labels.append(found.labels)
-    # Never trained on simulation: the simulator and the network check each other.
+    # Of seeds that training never saw.
     assert evaluate(predictions, labels)["Car"]["bev_50"]["R40"]["moderate"] > 65
 
 

@@ -95,6 +95,20 @@ def test_cars_are_pasted_where_the_frame_shows_something(surround, widest_rad):
     assert len(azimuth_rad) > 20 and 0.8 * widest_rad < azimuth_rad.max() <= widest_rad + 1e-3
 
 
+def test_half_turns_show_what_was_ahead_behind():
+    rng = np.random.default_rng(6)
+    frame = frame_with_a_car(rng)
+    still = AugmentConfig(pasted_cars=0, rotation_rad=0, scale=0, height_m=0, beam_dropout=0, intensity_dropout=0)
+    found = [augment(frame, [], replace(still, half_turns=0.5), rng) for _ in range(40)]
+    behind = [each for each in found if each.boxes[0, 0] < 0]
+    assert 10 < len(behind) < 30, "half of them"
+    for each in behind:
+        sign = -1 if each.motion.mirrored else 1
+        np.testing.assert_allclose(each.points[:, :2], -frame.points[:, :2] * [1, sign], atol=1e-5)
+        np.testing.assert_allclose(each.boxes[:, :2], -frame.boxes[:, :2] * [1, sign], atol=1e-5)
+        np.testing.assert_allclose(np.cos(each.boxes[:, 6]), -np.cos(frame.boxes[:, 6]), atol=1e-5)
+
+
 @pytest.mark.parametrize("number", range(6))
 def test_whole_sweeps_are_learned_all_round(number):
     rng = np.random.default_rng(5)
