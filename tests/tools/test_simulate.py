@@ -23,14 +23,22 @@ from models.grid import BevSpec
 from tests.tools.simulated_scenes import actor_of, quiet_sensor, world_of
 from tools.simulation.actors import Motion
 from tools.simulation.drive import camera_calibration, half_view_rad, simulate_drive, simulate_frame
-from tools.simulation.labels import FAR_M, MIN_POINTS, MIN_POINTS_FAR, Objects, label_objects
+from tools.simulation.labels import (
+    FAR_M,
+    MIN_POINTS,
+    MIN_POINTS_FAR,
+    Objects,
+    actor_boxes,
+    find_objects,
+    label_objects,
+)
 from tools.simulation.layouts import DATE, TRACKS_FILE, clear_layout
 from tools.simulation.materials import Material
 from tools.simulation.road_raster import FRONT, GRID_FILE, SURROUND, find_road, read_road
 from tools.simulation.sensor import load_sensor
 from tools.simulation.solids import Solids, box
 from tools.simulation.surface import Ground
-from tools.simulation.sweep import sweep
+from tools.simulation.sweep import lateness_s, sweep
 from tools.simulation.world import build_world
 
 HDL64E = load_sensor("hdl64e")
@@ -181,17 +189,39 @@ def test_tracks_are_where_their_actors_are(world):
     for time_s in (0.0, 1.7, 4.0):
         found = simulate_frame(world, time_s, np.random.default_rng(0))
         objects = found.objects
-        place = transform(found.frame.pose, objects.boxes)
+        boxes = actor_boxes(HDL64E, world, time_s)[objects.index]
+        place = transform(found.frame.pose, boxes)
         expected = np.array([world.actors[track].motion.at(time_s) for track in objects.track_ids])
         # The pose has a rotation where the world has a shear by the slope: 0.03² of 80 m.
         np.testing.assert_allclose(place[:, :2], expected[:, :2], atol=0.1)
         heading = found.frame.pose[:3, :3] @ np.stack(
-            [np.cos(objects.boxes[:, 6]), np.sin(objects.boxes[:, 6]), place[:, 0] * 0]
+            [np.cos(boxes[:, 6]), np.sin(boxes[:, 6]), place[:, 0] * 0]
         )
         np.testing.assert_allclose(wrap_angle(np.arctan2(heading[1], heading[0]) - expected[:, 2]), 0, atol=0.005)
         assert objects.kinds == tuple(world.actors[track].kind for track in objects.track_ids)
         seen.append(set(objects.track_ids.tolist()))
     assert len(seen[0] & seen[2]) > 5
+
+
+@pytest.mark.parametrize("name", ["hdl64e", "hdl32e"])
+def test_boxes_are_where_the_beam_met_them(world, name):
+    """Behind, the ego is half a turn further on, or back."""
+    sensor, moved_m, shares = load_sensor(name), [], []
+    for time_s in (0.5, 2.0):
+        found = sweep(sensor, world, time_s, np.random.default_rng(0))
+        objects = find_objects(found, sensor, world, time_s)
+        at_stamp = actor_boxes(sensor, world, time_s)[objects.index]
+        late_s = lateness_s(sensor, np.arctan2(at_stamp[:, 1], at_stamp[:, 0]))
+        rows = zip(objects.index, late_s, strict=True)
+        met = np.array([actor_boxes(sensor, world, time_s + late)[index] for index, late in rows])
+        np.testing.assert_allclose(objects.boxes[:, :3], met[:, :3], atol=0.05)
+        np.testing.assert_allclose(wrap_angle(objects.boxes[:, 6] - met[:, 6]), 0, atol=0.005)
+        moved_m += np.hypot(*(objects.boxes - at_stamp)[:, :2].T).tolist()
+        for index, box_ in zip(objects.index, objects.boxes, strict=True):
+            points = found.points[found.owner == index]
+            if len(points) >= 100:
+                shares.append(points_in_box(points, box_, 0.1).mean())
+    assert max(moved_m) > 0.3 and len(shares) >= 3 and np.mean(np.array(shares) > 0.95) > 0.85
 
 
 @pytest.mark.parametrize(

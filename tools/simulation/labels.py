@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.boxes import image_boxes, labels_from_boxes
+from detector.boxes import image_boxes, labels_from_boxes, wrap_angle
 from detector.calibration import Calibration
 from detector.labels import KittiLabels
 from tools.simulation.sensor import Sensor
-from tools.simulation.sweep import Sweep, actor_poses, lidar_from_world
+from tools.simulation.sweep import Sweep, actor_poses, lateness_s, lidar_from_world
 from tools.simulation.world import World
 
 Float64 = NDArray[np.float64]
@@ -29,13 +29,13 @@ MAX_TRUNCATED = 0.95
 
 @dataclass(frozen=True)
 class Objects:
-    """The actors within a sensor's range at the stamp of a frame, seen or not, all round.
+    """The actors within a sensor's range in a sweep, seen or not, all round.
 
     Attributes:
         kinds: V class names, KITTI's.
         track_ids: (V,) int64, the same for an actor in all frames of a world, and for no other.
         index: (V,) int64, which of the world's actors each is.
-        boxes: (V, 7) float64 in the frame of the sensor; columns are those of `detector.types`.
+        boxes: (V, 7) float64 in the frame of the sensor, around the points; columns are those of `detector.types`.
         hits: (V,) int64, points on each.
         visible: (V,) float64, share of the beams that would meet it if it stood alone, and do; 0 where none would.
     """
@@ -67,7 +67,7 @@ class Objects:
 
 def find_objects(sweep: Sweep, sensor: Sensor, world: World, time_s: float) -> Objects:
     """The objects of a sweep of ``sensor`` through ``world`` at ``time_s``; their hits are all its points on them."""
-    boxes = actor_boxes(sensor, world, time_s)
+    boxes = met_boxes(sensor, world, time_s)
     near = np.nonzero(np.hypot(boxes[:, 0], boxes[:, 1]) < sensor.max_range_m)[0]
     actors = [world.actors[index] for index in near]
     hits = count_hits(sweep, world)
@@ -85,6 +85,22 @@ def find_objects(sweep: Sweep, sensor: Sensor, world: World, time_s: float) -> O
 def count_hits(sweep: Sweep, world: World) -> Int64:
     """(V,) int64, points of a sweep on each of the world's actors."""
     return np.bincount(sweep.owner[sweep.owner >= 0], minlength=len(world.actors))
+
+
+def met_boxes(sensor: Sensor, world: World, time_s: float) -> Float64:
+    """(V, 7) float64 boxes around the points that a sweep stamped ``time_s`` has on actors, as annotators draw them.
+
+    The beam comes by before the stamp or after it, from another place of the ego: each box is that of the moment when
+    it looks at the middle. Within half a turn boxes move on linearly in the sensor's frame, to a centimetre or two.
+    """
+    half_s = 0.5 / sensor.rate_hz
+    before, now, after = (actor_boxes(sensor, world, time_s + late_s) for late_s in (-half_s, 0.0, half_s))
+    share = lateness_s(sensor, np.arctan2(now[:, 1], now[:, 0])) / half_s
+    step = np.where(share[:, None] < 0, now - before, after - now)
+    step[:, 6] = wrap_angle(step[:, 6])
+    boxes: Float64 = now + share[:, None] * step
+    boxes[:, 6] = wrap_angle(boxes[:, 6])
+    return boxes
 
 
 def actor_boxes(sensor: Sensor, world: World, time_s: float) -> Float64:

@@ -150,10 +150,16 @@ def world_from_lidar(sensor: Sensor, world: World, time_s: float) -> Float64:
     return pose
 
 
+def lateness_s(sensor: Sensor, azimuth: Float64) -> Float64:
+    """How long after the stamp of a sweep the beam looks at azimuths (A,) [s]; negative before it."""
+    way_round = -1 if sensor.clockwise else 1
+    late: Float64 = way_round * azimuth / (2 * np.pi * sensor.rate_hz)
+    return late
+
+
 def rays_of(sensor: Sensor, world: World, time_s: float, azimuth: Float64) -> Rays:
     """The rays of a sweep's columns (A,), in the frame of the world."""
-    way_round = -1 if sensor.clockwise else 1
-    late = way_round * azimuth / (2 * np.pi * sensor.rate_hz)
+    late = lateness_s(sensor, azimuth)
     ego = world.ego.at(time_s + late)
     position, _ = _mounted(sensor, world, time_s)
     cos, sin, zero, one = np.cos(ego[:, 2]), np.sin(ego[:, 2]), np.zeros(len(late)), np.ones(len(late))
