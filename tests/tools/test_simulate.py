@@ -194,9 +194,7 @@ def test_tracks_are_where_their_actors_are(world):
         expected = np.array([world.actors[track].motion.at(time_s) for track in objects.track_ids])
         # The pose has a rotation where the world has a shear by the slope: 0.03² of 80 m.
         np.testing.assert_allclose(place[:, :2], expected[:, :2], atol=0.1)
-        heading = found.frame.pose[:3, :3] @ np.stack(
-            [np.cos(boxes[:, 6]), np.sin(boxes[:, 6]), place[:, 0] * 0]
-        )
+        heading = found.frame.pose[:3, :3] @ np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6]), place[:, 0] * 0])
         np.testing.assert_allclose(wrap_angle(np.arctan2(heading[1], heading[0]) - expected[:, 2]), 0, atol=0.005)
         assert objects.kinds == tuple(world.actors[track].kind for track in objects.track_ids)
         seen.append(set(objects.track_ids.tolist()))
