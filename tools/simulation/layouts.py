@@ -109,10 +109,11 @@ def clear_layout(out: Path, layout: str) -> None:
 def track_record(frame_id: str, found: DriveFrame) -> dict[str, Any]:
     """A frame's line of ``tracks.jsonl``: its pose, and the objects within range all round.
 
-    Keys as in the records of detections: ``frame``, ``stamp_ns``, ``boxes`` (frame of the sensor, where the
-    beam met them; columns are those of `detector.types`), ``labels`` (class names). Beside them ``world_from_lidar``, 4 rows of the pose in the frame of
-    the world; ``world``, its number, because a pose or a track id means something within one world only; and for each
-    box ``track_ids``, ``hits`` (points on it) and ``visible`` (share of its beams that nothing blocks).
+    Keys as in the records of detections: ``frame``, ``stamp_ns``, ``boxes`` (frame of the sensor, where the beam met
+    them; columns are those of `detector.types`), ``labels`` (class names). Beside them ``world_from_lidar``, 4 rows of
+    the pose in the frame of the world; ``world``, its number, because a pose or a track id means something within one
+    world only; and for each box ``track_ids``, ``hits`` (points on it) and ``visible`` (share of its beams that nothing
+    blocks).
     """
     frame, objects = found.frame, found.objects
     assert frame.pose is not None, "simulated frames have a pose"
