@@ -42,7 +42,7 @@ lint: $(VENV)/.done-test,$(RUNTIME)
 	$(BIN)/mypy
 
 # The shipped weights anew, in runs/weights: make weights KITTI=FOLDER DRIVE_0005=FOLDER (docs/training.md).
-# It goes on where it was stopped. TRAIN_OPTIONS="--steps 2" tries all of it in minutes.
+# It goes on where it was stopped. TRAIN_OPTIONS="--steps 2" goes through all of it without learning anything.
 TRAIN := $(BIN)/python -m tools.train
 NEEDED = $(error make weights needs KITTI=FOLDER and DRIVE_0005=FOLDER)
 REAL = --data '$(or $(KITTI),$(NEEDED))@configs/splits/kitti_train.txt' --data '$(or $(DRIVE_0005),$(NEEDED))'

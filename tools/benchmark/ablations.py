@@ -19,6 +19,7 @@ from detector.paired import paired_difference
 from models.mask_network import SUFFIX
 from models.network import load_network
 from tools.benchmark.accuracy import Run, labelled_source
+from tools.benchmark.pages import ap_cell
 from tools.benchmark.report import emit, origin
 
 EXECUTIONS = ("dense", "sparse")
@@ -51,16 +52,10 @@ def ablation_table(record: dict[str, Any]) -> Table:
     """A row per network and execution."""
     table = Table("network", "execution", *COMPARED, title=f"Car AP R40 moderate, {record['frames']} frames")
     for each in record["rows"]:
-        table.add_row(each["name"], each["execution"], *(_cell(each, metric) for metric in COMPARED))
+        apart = each.get("difference", {})
+        cells = (ap_cell(each["ap"][metric], apart.get(metric)) for metric in COMPARED)
+        table.add_row(each["name"], each["execution"], *cells)
     return table
-
-
-def _cell(each: dict[str, Any], metric: str) -> str:
-    text = f"{each['ap'][metric]:.1f}"
-    if "difference" not in each:
-        return text
-    difference = each["difference"][metric]
-    return f"{text} ({difference['points']:+.1f} [{difference['low']:+.1f}, {difference['high']:+.1f}])"
 
 
 @click.command()

@@ -24,6 +24,7 @@ from detector.run import detect_sources
 from detector.sources import Source, open_sources
 from models.network import load_network
 from tools.benchmark.labelled import identity
+from tools.benchmark.pages import ap_cell
 from tools.benchmark.report import emit, origin
 
 METRICS = ("bev", "3d", "bev_50", "3d_50")
@@ -85,16 +86,10 @@ def accuracy_table(record: dict[str, Any]) -> Table:
     for run in record["runs"]:
         name = f"{run['mask']['source']}, {run['mask']['margin_m']:g} m" if "mask" in run else run["execution"]
         tiles = f"{run['tile_fraction']:.3f}" if "tile_fraction" in run else ""
-        table.add_row(name, tiles, *(_cell(run, metric) for metric in METRICS))
+        apart = run.get("difference", {})
+        cells = (ap_cell(run["ap"][metric]["R40"]["moderate"], apart.get(metric)) for metric in METRICS)
+        table.add_row(name, tiles, *cells)
     return table
-
-
-def _cell(run: dict[str, Any], metric: str) -> str:
-    text = f"{run['ap'][metric]['R40']['moderate']:.2f}"
-    if "difference" not in run:
-        return text
-    difference = run["difference"][metric]
-    return f"{text} ({difference['points']:+.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}])"
 
 
 @click.command()

@@ -49,6 +49,11 @@ def interval(difference: dict[str, float]) -> str:
     return f"{difference['points']:+.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}]"
 
 
+def ap_cell(ap: float, difference: dict[str, float] | None) -> str:
+    """AP [%], and where it is compared with another its paired difference."""
+    return f"{ap:.2f}" if difference is None else f"{ap:.2f} ({interval(difference)})"
+
+
 def mask_name(mask: dict[str, Any]) -> str:
     """A mask with its limits."""
     return f"`{mask['source']}` above {mask['threshold']:g} with a margin of {mask['margin_m']:g} m"
