@@ -91,7 +91,7 @@ def met_boxes(sensor: Sensor, world: World, time_s: float) -> Float64:
     """(V, 7) float64 boxes around the points that a sweep stamped ``time_s`` has on actors, as annotators draw them.
 
     The beam comes by before the stamp or after it, from another place of the ego: each box is that of the moment when
-    it looks at the middle. Within half a turn boxes move on linearly in the sensor's frame, to a centimetre or two.
+    it looks at the middle. Within half a turn boxes move on linearly in the sensor's frame, to a few centimetres.
     """
     half_s = 0.5 / sensor.rate_hz
     before, now, after = (actor_boxes(sensor, world, time_s + late_s) for late_s in (-half_s, 0.0, half_s))
