@@ -135,6 +135,31 @@ def test_every_cycle_of_the_learning_rate_is_the_same(tmp_path):
     assert rates[0] < 1e-5 and rates[19] < 0.02 * SMALL.learning_rate
 
 
+def statistics(network):
+    return {name: value.clone() for name, value in network.named_buffers()}
+
+
+def test_batch_norms_are_those_of_the_exported_network_at_the_end(tmp_path):
+    data = TrainingData.of([frame_with_a_car(np.random.default_rng(seed)) for seed in range(2)], [])
+    config = replace(SMALL, steps=6, validate_every=1, frozen_norms=0.5)
+    norms, averaged = [], []
+
+    def look(run):
+        norms.append(statistics(run.network))
+        averaged.append(statistics(run.average.module))
+
+    run = train(config, data, tmp_path, look)
+    for name, value in norms[2].items():
+        assert not torch.equal(value, norms[1][name]), f"{name} still moves"
+        assert not torch.equal(value, averaged[2][name]), f"{name} is not the average yet"
+        for later in norms[3:]:
+            assert torch.equal(later[name], averaged[2][name]), name
+    grid = torch.randn(2, SPEC.channels, 64, 64)
+    learning = run.network(grid)
+    for found, expected in zip(learning, run.network.eval()(grid), strict=True):
+        assert torch.equal(found, expected), "what is learned is what is shipped"
+
+
 def read_curve(folder):
     return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
 

@@ -55,6 +55,7 @@ class TrainConfig:
     weight_decay: float = 1e-2
     gradient_limit: float = 10.0
     average_decay: float = 0.998  # exponential moving average of the weights
+    frozen_norms: float = 0.0  # share of the steps, at the end, whose batch norms are those of the exported network
     iou_score: bool = True  # scores learn how well boxes fit
     grid: BevSpec = field(default_factory=BevSpec)
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -152,8 +153,25 @@ class Trainer:
             return self.config.learning_rate * share / warmup + 1e-6
         return self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup))) + 1e-6
 
+    def _set_modes(self) -> None:
+        """Batch norms use the statistics of the batch, in the last steps those that ship.
+
+        The weights fit themselves to the statistics of small batches, with which the exported network never meets
+        its input: boxes came out 3 cm too high. FrozenBN: Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021,
+        section 4.2.
+        """
+        self.network.train()
+        first_frozen = round(self.config.steps * (1 - self.config.frozen_norms))
+        if self.step < first_frozen:
+            return
+        for norm, averaged in zip(_batch_norms(self.network), _batch_norms(self.average.module), strict=True):
+            norm.eval()
+            if self.step == first_frozen:
+                norm.load_state_dict({**norm.state_dict(), **dict(averaged.named_buffers())})
+
     def train_step(self, batch: list[torch.Tensor]) -> tuple[float, float]:
         """One optimiser step; returns the score loss and the regression loss."""
+        self._set_modes()
         grid, score, target, ignored, computed = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
@@ -178,6 +196,10 @@ class Trainer:
         grid, computed = torch.cat([grid, torch.zeros_like(grid[:1])]), torch.cat([computed, computed[:1]])
         logits, regression = self.network(grid, computed)
         return logits[:-1], regression[:-1]
+
+
+def _batch_norms(network: torch.nn.Module) -> list[torch.nn.BatchNorm2d]:
+    return [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
 
 
 def initial_weights(init: Path, config: TrainConfig, data: TrainingData) -> dict[str, torch.Tensor]:
@@ -227,7 +249,6 @@ def train(
     loader = DataLoader(samples, config.batch, num_workers=config.workers, prefetch_factor=3)
     started, first_step = time.perf_counter(), trainer.step
     recent: list[tuple[float, float]] = []
-    trainer.network.train()
     for batch in loader:
         recent.append(trainer.train_step(batch))
         if trainer.step % REPORT_EVERY == 0:
