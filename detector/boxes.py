@@ -22,6 +22,7 @@ _CORNER_SIGNS = np.array(
     np.float64,
 )
 BOX_EDGES = np.array([(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7)])
+RECTANGLE = [0, 1, 3, 4, 6]  # the columns of a box that `kernels.rotated_iou` takes
 # Box edges are cut here before projection: pixels of points at or behind the camera mean nothing.
 NEAR_PLANE_M = 0.1
 

@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from detector.boxes import points_in_box
+from detector.boxes import RECTANGLE, points_in_box
 from detector.calibration import write_object_calibration
 from detector.errors import LabelError
 from kernels.decode import decode
+from kernels.rotated_iou import rotated_iou
 from models.grid import BevSpec
 from tests.training_frames import CAR, car_points, frame_with_a_car
-from tools.training.augment import AugmentConfig, augment, hide, mirror, paste_cars, turn
+from tools.training.augment import AugmentConfig, augment, hide, mirror, move_cars, paste_cars, turn
 from tools.training.computed_tiles import ComputedConfig, draw_tiles
 from tools.training.dataset import CutObject, TrainingData, load_frames, load_simulated
 from tools.training.samples import SampleConfig, SampleMaker, WindowConfig
@@ -20,6 +21,16 @@ from tools.training.targets import make_targets
 
 SPEC = BevSpec(x_max_m=12.8, y_min_m=-6.4, y_max_m=6.4)
 WINDOW = WindowConfig(rows=64, cols=64)
+STILL = AugmentConfig(
+    pasted_cars=0,
+    car_shift_m=0,
+    car_turn_rad=0,
+    rotation_rad=0,
+    scale=0,
+    height_m=0,
+    beam_dropout=0,
+    intensity_dropout=0,
+)
 
 
 def test_targets_decode_back_to_the_box():
@@ -65,6 +76,38 @@ def test_hide_removes_only_what_lies_behind():
     assert hide(points, wall)[:, :2].tolist() == [[4, 0], [10, 8], [-10, 0]]
 
 
+def test_cars_move_with_their_points_and_touch_no_other():
+    rng = np.random.default_rng(5)
+    # The ground lies 10 cm above the bottoms of the boxes.
+    boxes = np.array([[6.0, y, -1.0, 4.0, 1.6, 1.5, 0.4] for y in (1.0, 3.2)], np.float32)
+    ground = frame_with_a_car(rng).points[:3000]
+    points = np.concatenate([ground, *(car_points(rng, box) for box in boxes)])
+    points[:, 3] = np.arange(len(points))  # a number to know each by
+    config = AugmentConfig(car_shift_m=0.3, car_turn_rad=0.15)
+    shifts, turns = [], []
+    for _ in range(200):
+        moved = boxes.copy()
+        moved_points = move_cars(points, moved, config, rng)
+        assert rotated_iou(moved[:1, RECTANGLE], moved[1:, RECTANGLE]) == 0
+        for box, before in zip(moved, boxes, strict=True):
+            # In the coordinates of the box, its points are what they were; no others came in.
+            np.testing.assert_allclose(in_box(moved_points, box), in_box(points, before), atol=1e-4)
+        shifts.append(moved[:, :2] - boxes[:, :2])
+        turns.append(moved[:, 6] - boxes[:, 6])
+    stayed = np.all(np.array(shifts) == 0, axis=2)
+    assert 0.05 < stayed.mean() < 0.6, "neighbours are in each other's way now and then"
+    assert np.std(np.array(shifts)[~stayed]) == pytest.approx(0.3, rel=0.2)
+    assert 0.13 < np.abs(turns).max() <= 0.151
+
+
+def in_box(points, box):
+    """The points in a box and just beside it, in its coordinates, by number."""
+    found = points[points_in_box(points, box, 0.04)]
+    found[:, :3] -= box[:3]
+    turn(found, np.zeros((0, 7), np.float32), -box[6])
+    return found[np.argsort(found[:, 3])]
+
+
 def test_pasted_cars_stand_on_the_ground_apart_from_others():
     rng = np.random.default_rng(3)
     frame = frame_with_a_car(rng)
@@ -89,7 +132,7 @@ def test_cars_are_pasted_where_the_frame_shows_something(surround, widest_rad):
     frame = frame_with_a_car(rng)
     frame = replace(frame, points=ground, boxes=frame.boxes[:0], counted=frame.counted[:0], surround=surround)
     source = np.array([8.0, 0.0, -0.9, 4.0, 1.6, 1.5, 1.0], np.float32)
-    still = AugmentConfig(pasted_cars=5, rotation_rad=0, scale=0, height_m=0, beam_dropout=0, intensity_dropout=0)
+    still = replace(STILL, pasted_cars=5)
     found = [augment(frame, [CutObject(source, car_points(rng, source))], still, rng).boxes for _ in range(20)]
     azimuth_rad = np.abs(np.arctan2(*np.concatenate(found)[:, 1::-1].T))
     assert len(azimuth_rad) > 20 and 0.8 * widest_rad < azimuth_rad.max() <= widest_rad + 1e-3
@@ -98,8 +141,7 @@ def test_cars_are_pasted_where_the_frame_shows_something(surround, widest_rad):
 def test_half_turns_show_what_was_ahead_behind():
     rng = np.random.default_rng(6)
     frame = frame_with_a_car(rng)
-    still = AugmentConfig(pasted_cars=0, rotation_rad=0, scale=0, height_m=0, beam_dropout=0, intensity_dropout=0)
-    found = [augment(frame, [], replace(still, half_turns=0.5), rng) for _ in range(40)]
+    found = [augment(frame, [], replace(STILL, half_turns=0.5), rng) for _ in range(40)]
     behind = [each for each in found if each.boxes[0, 0] < 0]
     assert 10 < len(behind) < 30, "half of them"
     for each in behind:
@@ -239,7 +281,7 @@ def test_augmented_cars_keep_their_points():
     rng = np.random.default_rng(2)
     frame = frame_with_a_car(rng)
     for _ in range(10):
-        points, boxes, counted, motion = augment(frame, [], AugmentConfig(beam_dropout=0), rng)
+        points, boxes, counted, motion = augment(frame, [], AugmentConfig(beam_dropout=0, car_shift_m=0), rng)
         assert counted.tolist() == [True]
         assert points_in_box(points, boxes[0], 0.02).sum() >= 60
         assert np.allclose(motion.origin_of(*boxes[0, :2]), frame.boxes[0, :2], atol=1e-5)

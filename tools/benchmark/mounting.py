@@ -23,6 +23,7 @@ from rich.progress import track
 from rich.table import Table
 
 from detector.auto_sensor import FRAMES, trained_height_m
+from detector.boxes import RECTANGLE
 from detector.config import Config, SensorConfig, load_config
 from detector.errors import LabelError, SourceError
 from detector.pipeline import Pipeline
@@ -40,7 +41,6 @@ CARS = ("VEHICLE", "car")  # Argoverse's name and nuScenes'
 RANGE_M = 30.0
 LEAST_POINTS = 20
 FOUND_IOU, FALSE_IOU = 0.5, 0.1
-RECTANGLE = [0, 1, 3, 4, 6]  # columns of a box
 LOW_SCORE = 0.3
 
 

@@ -2,7 +2,8 @@
 
 Ground-truth sampling (Yan et al., SECOND, Sensors 2018) pastes cars of other frames. A pasted car keeps its
 range and the side it shows: it is turned about the sensor, set on the local ground, and shadows and is
-shadowed like a real one, through a z-buffer over the sensor's viewing directions.
+shadowed like a real one, through a z-buffer over the sensor's viewing directions. A frame's own cars are moved
+and turned a little, one by one (Lang et al., PointPillars, CVPR 2019, section 4.3).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.boxes import points_in_box, wrap_angle
+from detector.boxes import RECTANGLE, points_in_box, wrap_angle
+from kernels.rotated_iou import rotated_iou
 from tools.training.dataset import CutObject, LabelledFrame
 
 Float32 = NDArray[np.float32]
@@ -24,6 +26,7 @@ AZIMUTH_STEP_RAD = np.radians(0.25)
 ELEVATION_STEP_RAD = np.radians(0.45)
 VIEW_HALF_ANGLE_RAD = float(np.radians(40.0))  # half of the camera's horizontal field of view
 SHADOW_MARGIN_M = 0.5
+EDGE_M = 0.05  # points so near beside a box move with it
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class AugmentConfig:
     """How strongly frames are varied."""
 
     pasted_cars: int = 20  # tried per frame; those that collide are dropped
+    car_shift_m: float = 0.25  # spread (one sigma) along x and along y, of every car of the frame by itself
+    car_turn_rad: float = 0.15  # either way, likewise
     rotation_rad: float = 0.4
     half_turns: float = 0.0  # share of frames that are turned by half a turn besides: what is ahead is behind then
     scale: float = 0.05
@@ -88,11 +93,13 @@ class Varied(NamedTuple):
 
 def augment(frame: LabelledFrame, objects: list[CutObject], config: AugmentConfig, rng: np.random.Generator) -> Varied:
     """A varied copy of a frame."""
-    points, boxes, counted = frame.points, frame.boxes, frame.counted
+    points, boxes, counted = frame.points.copy(), frame.boxes.copy(), frame.counted
+    if config.car_shift_m or config.car_turn_rad:
+        points = move_cars(points, boxes, config, rng)
     if objects:
         half_angle_rad = np.pi if frame.surround else VIEW_HALF_ANGLE_RAD
         points, boxes, counted = paste_cars(points, boxes, counted, objects, config.pasted_cars, rng, half_angle_rad)
-    points, boxes, motion = points.copy(), boxes.copy(), Motion.draw(config, rng)
+    motion = Motion.draw(config, rng)
     motion.move(points, boxes)
     if rng.random() < config.beam_dropout:
         points = points[_view(points)[1] % 2 == 0]
@@ -110,11 +117,35 @@ def mirror(points: Float32, boxes: Float32) -> None:
 
 def turn(points: Float32, boxes: Float32, angle_rad: float) -> None:
     """Rotates points and boxes about the sensor's z axis, in place."""
-    cos, sin = np.cos(angle_rad), np.sin(angle_rad)
-    rotation = np.array([[cos, sin], [-sin, cos]], np.float32)
-    points[:, :2] = points[:, :2] @ rotation
-    boxes[:, :2] = boxes[:, :2] @ rotation
+    _rotate(points, angle_rad)
+    _rotate(boxes, angle_rad)
     boxes[:, 6] = wrap_angle(boxes[:, 6] + angle_rad)
+
+
+def _rotate(rows: Float32, angle_rad: float) -> None:
+    cos, sin = np.cos(angle_rad), np.sin(angle_rad)
+    rows[:, :2] = rows[:, :2] @ np.array([[cos, sin], [-sin, cos]], np.float32)
+
+
+def move_cars(points: Float32, boxes: Float32, config: AugmentConfig, rng: np.random.Generator) -> Float32:
+    """Shifts and turns every car by itself, but for those that would touch another: boxes in place, points anew."""
+    for index, box in enumerate(boxes):
+        moved = box.copy()
+        moved[:2] += rng.normal(0, config.car_shift_m, 2)
+        angle_rad = rng.uniform(-config.car_turn_rad, config.car_turn_rad)
+        moved[6] = wrap_angle(box[6] + angle_rad)
+        room = moved[None, RECTANGLE] + np.float32([0, 0, 4 * EDGE_M, 4 * EDGE_M, 0])
+        if rotated_iou(room, np.delete(boxes, index, 0)[:, RECTANGLE]).any():
+            continue
+        own = points_in_box(points, box, EDGE_M)
+        car = points[own]
+        car[:, :2] -= box[:2]
+        _rotate(car, angle_rad)
+        car[:, :2] += moved[:2]
+        around = points[~own]
+        points = np.concatenate([around[~points_in_box(around, moved, EDGE_M)], car])
+        boxes[index] = moved
+    return points
 
 
 def paste_cars(
