@@ -43,7 +43,9 @@ lint: $(VENV)/.done-test,$(RUNTIME)
 
 # The shipped weights anew, in runs/weights: make weights KITTI=FOLDER DRIVE_0005=FOLDER (docs/training.md).
 # It goes on where it was stopped. TRAIN_OPTIONS="--steps 2" goes through all of it without learning anything.
-TRAIN := $(BIN)/python -m tools.train
+# PyTorch takes and frees gigabytes in every step: the C library is to keep them, in huge pages.
+MALLOC := GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8000000000
+TRAIN := $(MALLOC) $(BIN)/python -m tools.train
 NEEDED = $(error make weights needs KITTI=FOLDER and DRIVE_0005=FOLDER)
 REAL = --data '$(or $(KITTI),$(NEEDED))@configs/splits/kitti_train.txt' --data '$(or $(DRIVE_0005),$(NEEDED))'
 VAL = --val '$(or $(KITTI),$(NEEDED))@configs/splits/kitti_val.txt'
@@ -66,8 +68,13 @@ $(WEIGHTS)/simulated/.done: $(WEIGHTS)/frames/.done
 	$(TRAIN) run --config train/simulated --simulated $(WEIGHTS)/frames --out '$(@D)' $(TRAIN_OPTIONS)
 	$(DONE)
 
-$(WEIGHTS)/kitti/.done: $(WEIGHTS)/simulated/.done
-	$(TRAIN) run --config train/kitti --init $(WEIGHTS)/simulated --out '$(@D)' \
+$(WEIGHTS)/recorded/.done: $(WEIGHTS)/simulated/.done
+	$(TRAIN) run --config train/recorded --init $(WEIGHTS)/simulated --out '$(@D)' \
+	  $(REAL) --simulated $(WEIGHTS)/frames $(VAL) $(TRAIN_OPTIONS)
+	$(DONE)
+
+$(WEIGHTS)/kitti/.done: $(WEIGHTS)/recorded/.done
+	$(TRAIN) run --config train/fine_tune --init $(WEIGHTS)/recorded --out '$(@D)' \
 	  $(REAL) --simulated $(WEIGHTS)/frames $(VAL) $(TRAIN_OPTIONS)
 	$(DONE)
 

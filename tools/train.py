@@ -3,7 +3,8 @@
     roadblocks sample runs/frames --frames 1002 --seed 100 --step 3 --frames-per-world 3
     python -m tools.train run --config train/simulated --simulated runs/frames --out runs/simulated
     python -m tools.train run --init runs/simulated --simulated runs/frames \\
-        --data $KITTI@configs/splits/kitti_train.txt --val $KITTI@configs/splits/kitti_val.txt --out runs/kitti
+        --data $KITTI@configs/splits/kitti_train.txt --val $KITTI@configs/splits/kitti_val.txt --out runs/recorded
+    python -m tools.train run --config train/fine_tune --init runs/recorded --out runs/kitti …
     python -m tools.train export runs/kitti models/kitti.onnx --val $KITTI@configs/splits/kitti_val.txt
     python -m tools.train run --config train/surround --init runs/kitti --simulated runs/sweeps …
     python -m tools.train pack frames.npz --data $KITTI@configs/splits/kitti_train.txt
@@ -102,7 +103,7 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--config", default="train/kitti", show_default=True, help="Shipped name or YAML file.")
+@click.option("--config", default="train/recorded", show_default=True, help="Shipped name or YAML file.")
 @click.option("--data", multiple=True, help="KITTI folder, FOLDER or FOLDER@SPLIT, or FILE.npz of `pack`, to train on.")
 @click.option("--simulated", multiple=True, help="Folder of `roadblocks sample` to train on, FOLDER or FOLDER@SPLIT.")
 @click.option(

@@ -122,4 +122,4 @@ def test_lists_become_tuples():
     assert settings.network.widths == (8, 16, 16, 16)
     with pytest.raises(ConfigError, match="widths is 3, expected a list"):
         from_mapping(train.TrainConfig, {"network": {"widths": 3}}, "here")
-    assert load_config("train/kitti", train.TrainConfig).steps > 0
+    assert load_config("train/recorded", train.TrainConfig).steps > 0
