@@ -205,7 +205,8 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("simulated", (704, 800, 23)), ("recorded", (704, 800, 23)), ("gpu", (704, 800, 23)), ("surround", (1408, 800, 23))],
+    [(name, (704, 800, 23)) for name in ("simulated", "recorded", "fine_tune", "gpu")]
+    + [("surround", (1408, 800, 23))],
 )
 def test_recipes_load_and_know_their_grid(name, shape):
     assert load_config(f"train/{name}", TrainConfig).grid.shape == shape
