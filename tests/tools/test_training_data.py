@@ -23,8 +23,6 @@ SPEC = BevSpec(x_max_m=12.8, y_min_m=-6.4, y_max_m=6.4)
 WINDOW = WindowConfig(rows=64, cols=64)
 STILL = AugmentConfig(
     pasted_cars=0,
-    car_shift_m=0,
-    car_turn_rad=0,
     rotation_rad=0,
     scale=0,
     height_m=0,
@@ -98,6 +96,9 @@ def test_cars_move_with_their_points_and_touch_no_other():
     assert 0.05 < stayed.mean() < 0.6, "neighbours are in each other's way now and then"
     assert np.std(np.array(shifts)[~stayed]) == pytest.approx(0.3, rel=0.2)
     assert 0.13 < np.abs(turns).max() <= 0.151
+    frame = frame_with_a_car(rng)
+    varied = augment(frame, [], replace(STILL, car_shift_m=0.3), rng)
+    assert not np.allclose(np.abs(varied.boxes[:, :2]), np.abs(frame.boxes[:, :2]), atol=0.01)
 
 
 def in_box(points, box):
@@ -281,7 +282,7 @@ def test_augmented_cars_keep_their_points():
     rng = np.random.default_rng(2)
     frame = frame_with_a_car(rng)
     for _ in range(10):
-        points, boxes, counted, motion = augment(frame, [], AugmentConfig(beam_dropout=0, car_shift_m=0), rng)
+        points, boxes, counted, motion = augment(frame, [], AugmentConfig(beam_dropout=0), rng)
         assert counted.tolist() == [True]
         assert points_in_box(points, boxes[0], 0.02).sum() >= 60
         assert np.allclose(motion.origin_of(*boxes[0, :2]), frame.boxes[0, :2], atol=1e-5)

@@ -34,8 +34,8 @@ class AugmentConfig:
     """How strongly frames are varied."""
 
     pasted_cars: int = 20  # tried per frame; those that collide are dropped
-    car_shift_m: float = 0.25  # spread (one sigma) along x and along y, of every car of the frame by itself
-    car_turn_rad: float = 0.15  # either way, likewise
+    car_shift_m: float = 0.0  # spread (one sigma) along x and along y, of every car of the frame by itself
+    car_turn_rad: float = 0.0  # at most, either way, likewise
     rotation_rad: float = 0.4
     half_turns: float = 0.0  # share of frames that are turned by half a turn besides: what is ahead is behind then
     scale: float = 0.05
@@ -128,7 +128,17 @@ def _rotate(rows: Float32, angle_rad: float) -> None:
 
 
 def move_cars(points: Float32, boxes: Float32, config: AugmentConfig, rng: np.random.Generator) -> Float32:
-    """Shifts and turns every car by itself, but for those that would touch another: boxes in place, points anew."""
+    """Shifts and turns every car by itself, with its points, but for those that would touch another.
+
+    Args:
+        points: (N, 4) float32; left as they are.
+        boxes: (M, 7) float32; changed in place.
+        config: how far.
+        rng: the only source of randomness.
+
+    Returns:
+        The points of the moved scene, (K, 4): without those that stood where a car is now.
+    """
     for index, box in enumerate(boxes):
         moved = box.copy()
         moved[:2] += rng.normal(0, config.car_shift_m, 2)

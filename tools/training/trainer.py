@@ -157,7 +157,7 @@ class Trainer:
         """Batch norms use the statistics of the batch, in the last steps those that ship.
 
         The weights fit themselves to the statistics of small batches, with which the exported network never meets
-        its input: boxes came out 3 cm too high. FrozenBN: Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021,
+        its input: boxes came out too high. FrozenBN: Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021,
         section 4.2.
         """
         self.network.train()
