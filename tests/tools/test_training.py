@@ -25,7 +25,12 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'roadblo
 from tools.training import trainer  # noqa: E402
 from tools.training.export import export_detector  # noqa: E402
 from tools.training.loss import detection_loss  # noqa: E402
-from tools.training.network import REGRESSION_MEAN, REGRESSION_STD, ExportedDetector  # noqa: E402
+from tools.training.network import (  # noqa: E402
+    REGRESSION_MEAN,
+    REGRESSION_STD,
+    ExportedDetector,
+    where_computed,
+)
 from tools.training.trainer import (  # noqa: E402
     NetworkConfig,
     TrainConfig,
@@ -95,6 +100,24 @@ def test_training_with_a_mask_computes_what_the_tile_executor_does(tmp_path):
     with torch.no_grad():
         unmasked = torch.sigmoid(network(batch)[0][0, 0]).numpy()
     assert np.abs(unmasked - score).max() > 1e-4, "the mask of this test changes something"
+
+
+@pytest.mark.parametrize("stride", [4, 16])
+def test_gradients_of_computed_tiles_are_those_of_where(stride):
+    torch.manual_seed(stride)
+    x = torch.randn(3, 5, 256 // stride, 384 // stride, dtype=torch.float64)
+    x = x.to(memory_format=torch.channels_last).requires_grad_()
+    computed = torch.rand(3, 1, 256 // GRID_TILE, 384 // GRID_TILE) < 0.2
+    wanted = torch.randn_like(x)
+    filled = where_computed(x, computed)
+    # A map of ones and zeros tells what is kept: nothing else is 1 in all samples but the last.
+    ones = torch.ones_like(x)
+    ones[-1] = 0
+    keep = where_computed(ones, computed) > 0
+    plain = torch.where(keep, x, x[-1:])
+    assert torch.equal(filled, plain)
+    assert 0 < keep[:-1].float().mean() < 1, "the mask of this test keeps a part"
+    assert torch.allclose(*(torch.autograd.grad((y * wanted).sum(), x)[0] for y in (filled, plain)), atol=1e-12)
 
 
 def network_with_statistics():

