@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,8 @@ SECTIONS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
     (ROOT / "docs" / "masks.md", "mountings", mounting_rows),
     (ROOT / "docs" / "masks.md", "budgets", budget_rows),
     (ROOT / "docs" / "sensors.md", "sensors", sensor_rows),
-    (ROOT / "docs" / "training.md", "ablations", ablation_rows),
+    (ROOT / "docs" / "training.md", "recipe", partial(ablation_rows, "recipe")),
+    (ROOT / "docs" / "training.md", "ablations", partial(ablation_rows, "ablations")),
     (ROOT / "README.md", "headline", headline),
     (ROOT / "README.md", "stream", stream_rows),
     (ROOT / "README.md", "simulator", simulator_rows),

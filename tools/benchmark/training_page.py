@@ -10,15 +10,15 @@ from tools.benchmark.pages import NAMES, interval, markdown, measured, read_reco
 COMMAND = 'python -m tools.benchmark ablations $KITTI --split configs/splits/kitti_val.txt --network "NAME=ONNX" …'
 
 
-def ablation_rows() -> str:
-    """A row per network: AP dense and sparse, and how far it is from the first."""
-    record = read_record("ablations")
+def ablation_rows(name: str) -> str:
+    """A row per network of ``benchmarks/NAME.json``: AP dense and sparse, and how far it is from the first."""
+    record = read_record(name)
     by_name: dict[str, dict[str, Any]] = {}
     for row in record["rows"]:
         by_name.setdefault(row["name"], {})[row["execution"]] = row
-    rows = [[name, *(cell for metric in COMPARED for cell in _cells(runs, metric))] for name, runs in by_name.items()]
+    rows = [[each, *(cell for metric in COMPARED for cell in _cells(runs, metric))] for each, runs in by_name.items()]
     head = [cell for metric in COMPARED for cell in (f"{NAMES[metric]}, {' / '.join(EXECUTIONS)}", "sparse [95 %]")]
-    return f"{markdown(['network', *head], rows)}\n\n{measured(record, COMMAND, 'ablations')}"
+    return f"{markdown(['network', *head], rows)}\n\n{measured(record, COMMAND, name)}"
 
 
 def _cells(runs: dict[str, Any], metric: str) -> tuple[str, str]:
