@@ -139,6 +139,7 @@ def move_cars(points: Float32, boxes: Float32, config: AugmentConfig, rng: np.ra
     Returns:
         The points of the moved scene, (K, 4): without those that stood where a car is now.
     """
+    points, gone = points.copy(), np.zeros(len(points), bool)
     for index, box in enumerate(boxes):
         moved = box.copy()
         moved[:2] += rng.normal(0, config.car_shift_m, 2)
@@ -147,15 +148,20 @@ def move_cars(points: Float32, boxes: Float32, config: AugmentConfig, rng: np.ra
         room = moved[None, RECTANGLE] + np.float32([0, 0, 4 * EDGE_M, 4 * EDGE_M, 0])
         if rotated_iou(room, np.delete(boxes, index, 0)[:, RECTANGLE]).any():
             continue
-        own = points_in_box(points, box, EDGE_M)
+        # Whole sweeps hold dozens of cars: only points near one are asked.
+        reach_m = np.hypot(*(box[3:5] / 2 + EDGE_M)) + np.hypot(*(moved[:2] - box[:2]))
+        near = (np.abs(points[:, 0] - box[0]) <= reach_m) & (np.abs(points[:, 1] - box[1]) <= reach_m)
+        near = np.flatnonzero(near & ~gone)
+        is_own = points_in_box(points[near], box, EDGE_M)
+        own, others = near[is_own], near[~is_own]
         car = points[own]
         car[:, :2] -= box[:2]
         _rotate(car, angle_rad)
         car[:, :2] += moved[:2]
-        around = points[~own]
-        points = np.concatenate([around[~points_in_box(around, moved, EDGE_M)], car])
+        points[own] = car
+        gone[others[points_in_box(points[others], moved, EDGE_M)]] = True
         boxes[index] = moved
-    return points
+    return points[~gone]
 
 
 def paste_cars(
