@@ -102,7 +102,7 @@ def latency_rows() -> str:
     text = (
         f"{facts['frames']} frames, {record['turns']} turns, milliseconds p50 / p99. Active tiles: "
         f"{facts['tile_fraction']:.1%} of the grid on average. Dense is onnxruntime at {record['dense_gflops']:.0f} "
-        f"GFLOP/s, {record['dense_gflops'] / record['gemm_gflops']:.0%} of what a matrix product reaches here. "
+        f"GFLOP/s, {record['dense_gflops'] / record['gemm_gflops']:.0%} of what NumPy's matrix product reaches here. "
         f"**Sparse over dense: network {speedup['sparse']['backbone']:.1f}×, "
         f"frame {speedup['sparse']['total']:.1f}×**; with all tiles "
         f"active the network is {speedup['tiles_all']['backbone']:.1f}× as fast as dense."
