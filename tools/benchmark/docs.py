@@ -49,8 +49,8 @@ def headline() -> str:
     _, accuracy, *_ = read_record("accuracy")["runs"]
     return (
         f"**{sparse:.0f} ms for a KITTI frame on {record['machine']['cores']} CPU cores, {dense:.0f} ms dense through "
-        f"onnxruntime: {record['speedup']['sparse']['total']:.1f}× faster at the same accuracy** "
-        f"(BEV AP {accuracy['difference']['bev']['points']:+.2f} points)."
+        f"onnxruntime: {record['speedup']['sparse']['total']:.1f}× faster** "
+        f"(BEV AP {accuracy['difference']['bev']['points']:+.2f} points against dense)."
     )
 
 

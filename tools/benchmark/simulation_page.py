@@ -121,7 +121,7 @@ def _detectors(detectors: list[Row]) -> str:
     ]
     return (
         "Car AP R40 moderate on the real frames of `configs/splits/kitti_val.txt`, of networks trained by the same "
-        "schedule, `configs/train/simulated.yaml`: an hour on two CPU cores (`python -m tools.train run "
+        "schedule, `configs/train/simulated.yaml`: half an hour on two CPU cores (`python -m tools.train run "
         "--config train/simulated --data FOLDER --out RUN`, then `export`).\n\n"
         f"{markdown(head, rows)}"
     )
