@@ -89,7 +89,7 @@ def facts(network: Network) -> dict[str, str]:
 
 def finding(info: NetworkInfo) -> dict[str, str]:
     """What only detectors say of themselves."""
-    return {"AP at export, BEV IoU 0.7": _exported(info.ap), "display score": f"{info.display_score:g}"}
+    return {"AP at export, BEV IoU 0.7, occupancy mask": _exported(info.ap), "display score": f"{info.display_score:g}"}
 
 
 def _plain(value: Any) -> str:
